@@ -9,13 +9,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import TypeAlias, assert_never
 
 import msgspec
 
 from sidework.model.backoff import delay_before_retry
-from sidework.model.job import ClaimedJob, JobStatus, Outcome
+from sidework.model.job import ClaimedJob, JobStatus, Outcome, RetentionRule
 
 MOVES = {
     JobStatus.PENDING: frozenset({JobStatus.RUNNING, JobStatus.CANCELLED}),
@@ -180,3 +181,13 @@ def _end(
         result=result,
         error=error,
     )
+
+
+def may_go(
+    rules: Sequence[RetentionRule], *, key: str, status: JobStatus, ended_at: datetime, now: datetime
+) -> bool:
+    """Whether a job that ended then may be deleted now. The first rule for its key and status decides; none: it stays."""
+    for rule in rules:
+        if status in rule.statuses and rule.key in (None, key):
+            return ended_at + rule.keep <= now
+    return False

@@ -22,7 +22,7 @@ FROM (
 WHERE background_service_jobs.id = o.id
   AND +background_service_jobs.claims = o.claims
   AND +background_service_jobs.status = 'RUNNING'
-RETURNING id;
+RETURNING id, claims;
 
 -- :name any_cancellation
 SELECT EXISTS (SELECT 1 FROM background_service_cancellations);
