@@ -92,6 +92,7 @@ class LostJob(msgspec.Struct, frozen=True, kw_only=True):
 
     job: ClaimedJob
     worker: int | None
+    cancel_requested: bool = False
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):

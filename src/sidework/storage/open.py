@@ -1,1 +1,48 @@
 """The only place that chooses a database."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+from urllib.parse import unquote, urlsplit
+
+from sidework.errors import SideworkError
+
+if TYPE_CHECKING:
+    from sidework.storage.contract import Storage
+
+
+def open_storage(url: str | Path, *, durability: Literal["full", "relaxed"] = "full", wait: float = 10.0) -> Storage:
+    """Return the storage for a path or URL. Opens nothing yet.
+
+    url: a path ("app.db", Path) or "sqlite:///app.db" (relative), "sqlite:////var/app.db" (absolute).
+    durability: "full" or "relaxed". wait: seconds to wait for the write lock.
+    Raises SideworkError for what is not a database we know.
+    """
+    if durability not in ("full", "relaxed"):
+        msg = f"durability={durability!r} is not known; use 'full' or 'relaxed'"
+        raise SideworkError(msg)
+    from sidework.storage.sqlite.store import SqliteStorage
+
+    return SqliteStorage(_path(url), durability=durability, wait=wait)
+
+
+def _path(url: str | Path) -> Path:
+    if isinstance(url, Path):
+        return url
+    if not isinstance(url, str) or not url:
+        msg = f"a database is a path or a URL such as 'app.db' or 'sqlite:///app.db', not {url!r}"
+        raise SideworkError(msg)
+    if ":memory:" in url or url == "sqlite://":
+        msg = "a database in memory is gone with its connection and no worker can share it; use a file (for tests see sidework.testing)"
+        raise SideworkError(msg)
+    if "://" not in url:
+        return Path(url)
+    parts = urlsplit(url)
+    if parts.scheme != "sqlite":
+        msg = f"there is no storage for {parts.scheme}:// URLs in this version; use a path or sqlite:///path"
+        raise SideworkError(msg)
+    if parts.netloc or not parts.path.strip("/"):
+        msg = f"{url!r} names no file; write sqlite:///app.db for a relative path, sqlite:////var/app.db for an absolute one"
+        raise SideworkError(msg)
+    return Path(unquote(parts.path[1:]))

@@ -1,0 +1,426 @@
+"""`SqliteStorage`: the storage contract on one SQLite file.
+
+Writes go through the gate, reads through one read connection; what is done in them stands in `turn`, `look` and
+`steer`, as steps over a connection.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sqlite3
+import threading
+from functools import partial
+from importlib.metadata import version
+from importlib.resources import files
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+import msgspec
+
+from sidework.errors import WorkerLost
+from sidework.storage.contract import Renewal, Turn, Want
+from sidework.storage.sqlite import migrate, rows
+from sidework.storage.sqlite.callers import Callers
+from sidework.storage.sqlite.connect import connect, translate
+from sidework.storage.sqlite.doorbell import SqliteDoorbell
+from sidework.storage.sqlite.gate import WriteGate
+from sidework.storage.sqlite.liveness import WorkerLock, is_alive, lock_path, remove
+from sidework.storage.sqlite.look import Looking
+from sidework.storage.sqlite.steer import Steering
+from sidework.storage.sqlite.transaction import ConnectionPool, SqliteAsyncJobTransaction, SqliteJobTransaction
+from sidework.storage.sqlite.turn import Turning
+from sidework.storage.statements import load
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from datetime import datetime
+    from pathlib import Path
+
+    from sidework.model.job import (
+        Claim,
+        ClaimedJob,
+        Job,
+        JobFacts,
+        JobFilter,
+        JobStatus,
+        LogLine,
+        LostJob,
+        NewJob,
+        NewWorker,
+        Outcome,
+        QueueInfo,
+        Report,
+        RetentionRule,
+        WorkerInfo,
+    )
+
+T = TypeVar("T")
+
+Durability = Literal["full", "relaxed"]
+
+_BLAMES_A_ROW = frozenset({sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_MISMATCH})
+"""Primary result codes that say something about one row, not about the disk, the locks or the file."""
+
+
+class SqliteStorage:
+    """A SQLite file that holds jobs. Constructing it does no I/O; every method may be called from any thread."""
+
+    def __init__(self, path: str | Path, *, durability: Durability = "full", wait: float = 10.0) -> None:
+        """Remember where the file is.
+
+        durability: "full" (an acknowledged job survives a power cut) or "relaxed" (it survives a crash of the process).
+        wait: seconds to wait for the write lock before DatabaseBusy.
+        """
+        self._path = os.path.abspath(path)  # noqa: PTH100 - what a later chdir does must not move the database
+        self._durability: Durability = durability
+        self._wait = wait
+        sql = load(files("sidework.storage.sqlite") / "queries.sql")
+        self._sql = sql
+        self._turning = Turning(sql)
+        self._looking = Looking(sql, self._worker_is_alive)
+        self._steering = Steering(sql)
+        self._callers = Callers(self._path, durability=durability)
+        self._gate = WriteGate(self._connect, wait=wait, path=self._path)
+        self._pool = ConnectionPool(self._path, durability=durability, wait=wait)
+        self._reading = threading.Lock()
+        self._reader: sqlite3.Connection | None = None
+
+    @property
+    def name(self) -> str:
+        """The path of the file."""
+        return self._path
+
+    @property
+    def promise(self) -> str:
+        """What an acknowledged write survives."""
+        if self._durability == "full":
+            return "synchronous=FULL: an acknowledged job survives a power cut"
+        return "synchronous=NORMAL: an acknowledged job survives a crash, a power cut may lose the last ones"
+
+    def migrate(self) -> int:
+        """Create or bring up to date the tables."""
+        return migrate.migrate(self._path, durability=self._durability, wait=self._wait)
+
+    def check(self) -> None:
+        """Raise unless the tables can be used as they are."""
+        self._read(migrate.check)
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._gate.close()
+        self._pool.close()
+        with self._reading:
+            if self._reader is not None:
+                self._reader.close()
+                self._reader = None
+
+    # ------------------------------------------------------------------------------------------------- enqueue
+
+    def insert(self, jobs: Sequence[NewJob], *, now: datetime) -> list[int]:
+        """Insert jobs in a transaction of their own."""
+        insertion = self._callers.insertion(jobs, now=now)
+        return self._write(insertion.run)
+
+    def insert_with(self, connection: object, jobs: Sequence[NewJob], *, now: datetime) -> list[int]:
+        """Insert jobs inside the caller's transaction."""
+        return self._callers.insert(connection, jobs, now=now)
+
+    async def ainsert_with(self, connection: object, jobs: Sequence[NewJob], *, now: datetime) -> list[int]:
+        """Insert jobs inside the caller's transaction on a connection that may have to be awaited."""
+        return await self._callers.ainsert(connection, jobs, now=now)
+
+    # ---------------------------------------------------------------------------------------------------- work
+
+    def join(self, worker: NewWorker, *, now: datetime) -> SqliteMembership:
+        """Hold the lock file, then make the row visible: nobody can see a worker that looks dead."""
+        lock = WorkerLock.create(self._path)
+        try:
+            worker_id = self._write(partial(self._add_worker, worker, lock.name, rows.to_text(now)))
+        except BaseException:
+            lock.release()
+            raise
+        return SqliteMembership(self, worker_id, lock)
+
+    def _add_worker(self, worker: NewWorker, name: str, now: str, connection: sqlite3.Connection) -> int:
+        for queue, limit in worker.limits.items():
+            connection.execute(self._sql["set_limit"], {"queue": queue, "limit": limit})
+        parameters = {
+            "name": name,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "version": version("sidework"),
+            "concurrency": worker.concurrency,
+            "queues": None if worker.queues is None else rows.to_json(worker.queues),
+            "keys": rows.to_json(sorted(worker.keys)),
+            "now": now,
+        }
+        worker_id: int = connection.execute(self._sql["add_worker"], parameters).fetchone()[0]
+        return worker_id
+
+    def remove_worker(self, worker: int) -> None:
+        """Delete a worker's row."""
+        self._write(lambda connection: connection.execute(self._sql["remove_worker"], {"worker": worker}))
+
+    def check_worker(self, worker: int) -> None:
+        """Raise WorkerLost if a worker's row is gone."""
+        self._read(lambda connection: self._turning.check_worker(connection, worker))
+
+    def exchange(self, worker: int, settle: Sequence[Outcome], want: Want, *, now: datetime) -> Turn:
+        """Do one turn; look first, and take the write lock only if there is something to write."""
+        if not settle and not self._read(lambda reader: self._turning.has_work(reader, want, rows.to_text(now))):
+            return self._read(partial(self._look, worker, want))
+        try:
+            return self._turn(worker, settle, want, now)
+        except sqlite3.Error as error:
+            if not settle or not _blames_a_row(error):
+                raise translate(error, self._path) from error
+        return self._turn_one_by_one(worker, settle, want, now)
+
+    def _look(self, worker: int, want: Want, connection: sqlite3.Connection) -> Turn:
+        self._turning.check_worker(connection, worker)
+        return self._turning.look(connection, worker, want)
+
+    def _turn(self, worker: int, settle: Sequence[Outcome], want: Want, now: datetime) -> Turn:
+        def act(connection: sqlite3.Connection) -> Turn:
+            return self._turning.take(connection, worker, settle, want, now)
+
+        return self._gate.write(act, leave_room=True)
+
+    def _turn_one_by_one(self, worker: int, settle: Sequence[Outcome], want: Want, now: datetime) -> Turn:
+        """Settle each outcome in a transaction of its own, so that what the database refuses holds up nobody else."""
+        refused: set[Claim] = set()
+        failed: dict[Claim, str] = {}
+        for outcome in settle:
+            act = partial(self._settle_one, outcome, rows.to_text(now))
+            try:
+                refused |= self._gate.write(act)
+            except sqlite3.Error as error:
+                if not _blames_a_row(error):
+                    raise translate(error, self._path) from error
+                failed[outcome.claim] = str(error)
+        turn = self.exchange(worker, (), want, now=now)
+        return msgspec.structs.replace(turn, refused=turn.refused | refused, failed=failed)
+
+    def _settle_one(self, outcome: Outcome, now: str, connection: sqlite3.Connection) -> frozenset[Claim]:
+        return self._turning.settle(connection, [outcome], now)
+
+    def transaction(self, claim: Claim) -> SqliteJobTransaction:
+        """Open the transaction of a sync handler."""
+        return SqliteJobTransaction(claim, gate=self._gate, pool=self._pool, callers=self._callers)
+
+    def async_transaction(self, claim: Claim) -> SqliteAsyncJobTransaction:
+        """Open the transaction of an async handler."""
+        return SqliteAsyncJobTransaction(claim, gate=self._gate, pool=self._pool, callers=self._callers)
+
+    def report(self, reports: Sequence[Report], *, now: datetime) -> None:
+        """Keep progress and log lines of jobs that are still held."""
+        self._write(partial(self._report, reports, rows.to_text(now)))
+
+    def _report(self, reports: Sequence[Report], now: str, connection: sqlite3.Connection) -> None:
+        for report in reports:
+            held = {"job": report.claim.job_id, "number": report.claim.number}
+            if (progress := report.progress) is not None:
+                values = {"done": progress.done, "total": progress.total, "message": progress.message, "now": now}
+                connection.execute(self._sql["report_progress"], held | values)
+            for line in report.lines:
+                connection.execute(
+                    self._sql["report_line"], held | {"at": rows.to_text(line.at), "message": line.message}
+                )
+
+    def renew(self, worker: int, held: Iterable[Claim], *, now: datetime) -> Renewal:
+        """Note that the worker lives, and compare what it believes to hold with what the rows say."""
+        found = self._write(partial(self._renew, worker, rows.to_text(now)))
+        believed = frozenset(held)
+        return Renewal(
+            lost=believed - {job.claim for job in found},
+            stray=[job for job in found if job.claim not in believed],
+        )
+
+    def _renew(self, worker: int, now: str, connection: sqlite3.Connection) -> list[ClaimedJob]:
+        self._turning.check_worker(connection, worker)
+        connection.execute(self._sql["seen"], {"worker": worker, "now": now})
+        return self._held_by(connection, worker)
+
+    def _held_by(self, connection: sqlite3.Connection, worker: int | None) -> list[ClaimedJob]:
+        return [rows.claimed_job(row) for row in connection.execute(self._sql["held_by"], {"worker": worker})]
+
+    def lost(self, *, limit: int) -> list[LostJob]:
+        """Return RUNNING jobs whose worker's lock is free, or that name no worker we know."""
+        return self._read(partial(self._lost, limit))
+
+    def _lost(self, limit: int, connection: sqlite3.Connection) -> list[LostJob]:
+        names = dict(connection.execute(self._sql["worker_names"]).fetchall())
+        holders = [worker for (worker,) in connection.execute(self._sql["holders"])]
+        asked = {job_id for (job_id,) in connection.execute(self._sql["requested"])}
+        found: list[LostJob] = []
+        for worker in holders:
+            if len(found) >= limit:
+                break
+            if worker not in names or not self._worker_is_alive(names[worker]):
+                jobs = self._held_by(connection, worker)
+                found += [LostJob(job=job, worker=worker, cancel_requested=job.id in asked) for job in jobs]
+        return found
+
+    def forget_dead_workers(self) -> int:
+        """Delete the rows and lock files of dead workers that hold nothing."""
+        dead = self._read(self._idle_dead_workers)
+        for worker, name in dead:
+            self.remove_worker(worker)
+            remove(lock_path(self._path, name))
+        return len(dead)
+
+    def _idle_dead_workers(self, connection: sqlite3.Connection) -> list[tuple[int, str]]:
+        holders = {worker for (worker,) in connection.execute(self._sql["holders"])}
+        names = connection.execute(self._sql["worker_names"]).fetchall()
+        return [(worker, name) for worker, name in names if worker not in holders and not self._worker_is_alive(name)]
+
+    def _worker_is_alive(self, name: str) -> bool:
+        return is_alive(lock_path(self._path, name))
+
+    def doorbell(self) -> SqliteDoorbell:
+        """Return a new doorbell."""
+        return SqliteDoorbell(self._path, durability=self._durability, wait=self._wait)
+
+    def idle(self, keys: frozenset[str], queues: tuple[str, ...] | None, *, now: datetime) -> bool:
+        """Whether no job of these keys is ready, due or running."""
+        everything = Want(keys=keys, queues=queues, room=1)
+        return not self._read(
+            lambda reader: self._turning.has_work(reader, everything, rows.to_text(now))
+            or self._turning.look(reader, 0, everything).suspects
+            or self._looking.busy_with(reader, keys, queues, rows.to_text(now))
+        )
+
+    # ---------------------------------------------------------------------------------------------------- look
+
+    def get(self, job_id: int) -> Job | None:
+        """Return one job, or None."""
+        return self._read(lambda reader: self._looking.get(reader, job_id))
+
+    def log(self, job_id: int) -> list[LogLine]:
+        """Return what a job has logged."""
+        return self._read(lambda reader: self._looking.log(reader, job_id))
+
+    def list(self, which: JobFilter, *, after: int | None, limit: int, newest_first: bool) -> list[Job]:
+        """Return one page of jobs."""
+        return self._read(
+            lambda reader: self._looking.list(reader, which, after, limit, newest_first=newest_first)
+        )
+
+    def count(self, which: JobFilter) -> int:
+        """Return how many jobs match."""
+        return self._read(lambda reader: self._looking.count(reader, which))
+
+    def counts(self) -> dict[JobStatus, int]:
+        """Return the number of jobs in each status."""
+        return self._read(self._looking.counts)
+
+    def workers(self) -> list[WorkerInfo]:
+        """Return every worker that has a row."""
+        return self._read(self._looking.workers)
+
+    def queues(self) -> list[QueueInfo]:
+        """Return every queue with jobs not ended or with a setting."""
+        return self._read(self._looking.queues)
+
+    def facts(self, job_id: int) -> JobFacts | None:
+        """Return what decides about one job, in one snapshot."""
+        return self._read(lambda reader: self._looking.facts(reader, job_id))
+
+    # --------------------------------------------------------------------------------------------------- steer
+
+    def cancel(self, ids: Sequence[int], *, now: datetime) -> list[int]:
+        """End what waits, ask for the end of what runs."""
+        return self._write(lambda writer: self._steering.cancel(writer, ids, rows.to_text(now)))
+
+    def retry(self, ids: Sequence[int], *, now: datetime) -> list[int]:
+        """Make failed, cancelled and scheduled jobs ready."""
+        return self._write(lambda writer: self._steering.retry(writer, ids, rows.to_text(now)))
+
+    def delete(self, ids: Sequence[int]) -> list[int]:
+        """Delete jobs that do not run."""
+        return self._write(lambda writer: self._steering.delete(writer, ids))
+
+    def set_priority(self, ids: Sequence[int], priority: int, *, now: datetime) -> list[int]:
+        """Change the priority of what waits."""
+        return self._write(lambda writer: self._steering.set_priority(writer, ids, priority, rows.to_text(now)))
+
+    def pause(self, queue: str, *, now: datetime) -> None:  # noqa: ARG002 - the contract's signature
+        """Stop claims from a queue."""
+        self._write(lambda writer: self._steering.set_paused(writer, queue, paused=True))
+
+    def resume(self, queue: str, *, now: datetime) -> None:  # noqa: ARG002 - the contract's signature
+        """Allow claims from a queue again."""
+        self._write(lambda writer: self._steering.set_paused(writer, queue, paused=False))
+
+    def prune(self, rules: Sequence[RetentionRule], *, after: int, limit: int, now: datetime) -> tuple[int, int | None]:
+        """Look at one page of jobs and delete those that a rule lets go."""
+        ids, go_on = self._read(lambda reader: self._steering.prunable(reader, rules, after, limit, now))
+        return (len(self.delete(ids)) if ids else 0), go_on
+
+    # ------------------------------------------------------------------------------------------------ connections
+
+    def _connect(self) -> sqlite3.Connection:
+        return connect(self._path, durability=self._durability, wait=self._wait)
+
+    def _write(self, act: Callable[[sqlite3.Connection], T]) -> T:
+        try:
+            return self._gate.write(act)
+        except sqlite3.Error as error:
+            raise translate(error, self._path) from error
+
+    def _read(self, act: Callable[[sqlite3.Connection], T]) -> T:
+        """Run reads in one snapshot on the read connection."""
+        with self._reading:
+            try:
+                reader = self._open_reader()
+                reader.execute("BEGIN")
+                try:
+                    return act(reader)
+                finally:
+                    reader.execute("ROLLBACK")
+            except sqlite3.Error as error:
+                raise translate(error, self._path) from error
+
+    def _open_reader(self) -> sqlite3.Connection:
+        if self._reader is None:
+            self._reader = self._connect()
+            # Any program may have written these texts: what is not UTF-8 must not hide the row.
+            self._reader.text_factory = _tolerant_text
+        return self._reader
+
+
+class SqliteMembership:
+    """A worker's seat on a SQLite file: a row, and a lock file that the kernel frees when the process is gone."""
+
+    def __init__(self, storage: SqliteStorage, worker: int, lock: WorkerLock) -> None:
+        """Take a worker whose lock is held and whose row is committed."""
+        self._storage = storage
+        self._worker = worker
+        self._lock = lock
+
+    @property
+    def worker(self) -> int:
+        """The worker's id."""
+        return self._worker
+
+    def check(self) -> None:
+        """Raise WorkerLost if the lock file or the row is gone."""
+        if not self._lock.held():
+            msg = f"the lock file of worker {self._worker} was removed; others take it for dead, so it stops"
+            raise WorkerLost(msg)
+        self._storage.check_worker(self._worker)
+
+    def leave(self) -> None:
+        """Delete the row, then free the lock."""
+        try:
+            self._storage.remove_worker(self._worker)
+        finally:
+            self._lock.release()
+
+
+def _blames_a_row(error: sqlite3.Error) -> bool:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in _BLAMES_A_ROW
+
+
+def _tolerant_text(raw: bytes) -> str:
+    return raw.decode(errors="replace")
