@@ -8,7 +8,7 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """What the service asks for the time: `now()` is an aware UTC datetime, `monotonic()` seconds that never go back."""
+    """The time: `now()` is an aware UTC datetime, `monotonic()` seconds that never go back."""
 
     def now(self) -> datetime: ...
     def monotonic(self) -> float: ...

@@ -63,12 +63,14 @@ class InvalidPayload(SideworkError):
     """The payload cannot be kept, or does not fit the handler's parameters.
 
     `field` is the path of the offending value, such as `"user.age"`, or None when the whole payload is at fault.
+    `not_json` says that the text is no JSON object at all, so that no version of the handler could take it.
     """
 
-    def __init__(self, message: str, *, field: str | None = None) -> None:
+    def __init__(self, message: str, *, field: str | None = None, not_json: bool = False) -> None:
         """Keep the path of the value beside the message."""
         super().__init__(message)
         self.field = field
+        self.not_json = not_json
 
 
 class DatabaseUnavailable(SideworkError):
@@ -137,16 +139,18 @@ class WorkerLost(SideworkError):
     """This worker is no longer known in the database, or its lock file is gone; it stops and claims nothing more."""
 
 
-class Retry(Exception):  # noqa: N818 - a signal, not an error: reads as `raise Retry(after=60)`
+class Retry(Exception):
     """Raised by a handler: this attempt failed, try again after this long (seconds or timedelta; None: by back-off)."""
 
-    def __init__(self, message: str = "the handler asked for a retry", *, after: float | timedelta | None = None) -> None:
+    def __init__(
+        self, message: str = "the handler asked for a retry", *, after: float | timedelta | None = None
+    ) -> None:
         """Keep how long to wait."""
         super().__init__(message)
         self.after = after
 
 
-class Snooze(Exception):  # noqa: N818 - a signal, not an error
+class Snooze(Exception):
     """Raised by a handler: not now, come back after this long (seconds or timedelta). Uses no attempt."""
 
     def __init__(self, after: float | timedelta) -> None:
@@ -155,7 +159,7 @@ class Snooze(Exception):  # noqa: N818 - a signal, not an error
         self.after = after
 
 
-class Discard(Exception):  # noqa: N818 - a signal, not an error
+class Discard(Exception):
     """Raised by a handler: this job cannot succeed; it ends FAILED with this reason and is not tried again."""
 
     def __init__(self, reason: str) -> None:
