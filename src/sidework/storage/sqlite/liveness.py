@@ -1,0 +1,143 @@
+"""Whether a worker lives, told by the kernel: a worker holds a lock on a file of its own for as long as it lives.
+
+The kernel frees the lock when the process ends, in whatever way, and keeps it while the process is only stopped or
+slow. The file stands beside the real path of the database: `app.db.worker-<name>.lock`. Its name comes from the
+worker's row and from nowhere else. The order of a worker's life: file, lock, row visible; at its end: row, file, lock.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import os
+import re
+import secrets
+import stat
+import threading
+import weakref
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+_NAME: Final = re.compile(r"[0-9a-f]{16,64}")
+
+
+class WorkerLock:
+    """The lock that this process holds for one worker. Make it with `create`."""
+
+    def __init__(self, name: str, path: Path, file: io.FileIO) -> None:
+        self.name = name
+        """What the worker's row must say, so that others find the file."""
+        self.path = path
+        self._file = file
+
+    @classmethod
+    def create(cls, database: str | os.PathLike[str]) -> WorkerLock:
+        """Make a lock file under a new name beside the database, and lock it. Raises OSError."""
+        name = secrets.token_hex(16)
+        path = lock_path(database, name)
+        with _FORKS.held_off:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, stat.S_IRUSR | stat.S_IWUSR)
+            lock = cls(name, path, io.FileIO(descriptor, "r+"))
+            _FORKS.locks.add(lock)
+        try:
+            _share_like(descriptor, Path(database))
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError:
+            lock.release()
+            raise
+        return lock
+
+    def held(self) -> bool:
+        """Whether the file is still where others look for it. False: they think this worker dead, so it must stop."""
+        if self._file.closed:
+            return False
+        mine = os.fstat(self._file.fileno())
+        try:
+            return mine.st_nlink > 0 and os.path.samestat(mine, self.path.stat())
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return mine.st_nlink > 0
+
+    def release(self) -> None:
+        """Remove the file and free the lock, in this order: whoever still finds the file must find it locked."""
+        if not self._file.closed:
+            with suppress(OSError):
+                self.path.unlink()
+            self._file.close()
+
+    def close_in_child(self) -> None:
+        """Let go of the copy that a fork made: it would keep the lock alive after the worker's death."""
+        self._file.close()
+
+
+def lock_path(database: str | os.PathLike[str], name: str) -> Path:
+    """Return the path of a worker's lock file. Raises ValueError for a name that no worker has."""
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{name!r} is not the name of a worker")
+    return Path(f"{os.path.realpath(database)}.worker-{name}.lock")
+
+
+def is_alive(database: str | os.PathLike[str], name: str) -> bool:
+    """Whether the worker of this name lives. What cannot be found out counts as alive: its jobs are not taken away."""
+    if not _NAME.fullmatch(name):
+        return True
+    return is_locked(lock_path(database, name))
+
+
+def is_locked(path: Path) -> bool:
+    """Whether somebody holds the lock file at `path`; False when there is none, True when that cannot be found out."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    try:
+        # Shared: two that look at the same time must not take each other for the worker.
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    else:
+        return False
+    finally:
+        os.close(descriptor)
+
+
+def remove(database: str | os.PathLike[str], name: str) -> None:
+    """Remove the lock file of a dead worker. One that cannot be removed stays, and harms nobody."""
+    with suppress(OSError, ValueError):
+        lock_path(database, name).unlink()
+
+
+def _share_like(descriptor: int, database: Path) -> None:
+    """Give the file the owner and mode of the database: who can use the one must be able to look at the other."""
+    like = database.stat()
+    with suppress(PermissionError):
+        os.fchown(descriptor, like.st_uid, like.st_gid)
+    os.fchmod(descriptor, stat.S_IMODE(like.st_mode) & 0o666)
+
+
+class _Forks:
+    """Closes, in a forked child, the lock files that the parent has open. One for the process, as forks are."""
+
+    def __init__(self) -> None:
+        self.held_off = threading.RLock()
+        """No fork happens while this is held: a file between open() and `locks` would escape."""
+        self.locks: weakref.WeakSet[WorkerLock] = weakref.WeakSet()
+
+    def watch(self) -> None:
+        os.register_at_fork(
+            before=self.held_off.acquire, after_in_parent=self.held_off.release, after_in_child=self._in_child
+        )
+
+    def _in_child(self) -> None:
+        for lock in list(self.locks):
+            lock.close_in_child()
+        self.locks.clear()
+        self.held_off.release()
+
+
+_FORKS: Final = _Forks()
+_FORKS.watch()
