@@ -195,6 +195,15 @@ class Storage(Protocol):
     async def ainsert_with(self, connection: object, jobs: Sequence[NewJob], *, now: datetime) -> list[int]:
         """The same for a connection that is awaited (aiosqlite); takes the others too."""
 
+    def complete_with(self, connection: object, outcome: Outcome, *, now: datetime) -> bool:
+        """Write the outcome inside the caller's own transaction, fenced; False: the claim no longer holds the job.
+
+        Raises WrongDatabase, NotMigrated, DatabaseBusy; the caller's transaction stays usable, and the caller commits.
+        """
+
+    async def acomplete_with(self, connection: object, outcome: Outcome, *, now: datetime) -> bool:
+        """The same for a connection that is awaited (aiosqlite); takes the others too."""
+
     # work
     def join(self, worker: NewWorker, *, now: datetime) -> Membership:
         """Become a worker: liveness lock held first, then the row visible."""
@@ -213,7 +222,11 @@ class Storage(Protocol):
         """Open the transaction of an async handler; nothing is begun or connected yet."""
 
     def report(self, reports: Sequence[Report], *, now: datetime) -> None:
-        """Keep progress and log lines of jobs still held under the claim given; others are dropped."""
+        """Keep progress and log lines of jobs whose latest claim is the one given; others are dropped.
+
+        Fenced by the claim's number alone: the last lines of a job whose own transaction has just completed it still
+        come in.
+        """
 
     def renew(self, worker: int, held: Iterable[Claim], *, now: datetime) -> Renewal:
         """Say that the worker lives, and compare what it believes to hold with what the database says."""
