@@ -1,0 +1,459 @@
+"""The write gate: SQLite has one writer, so within one process writers of a file take turns, in order of arrival.
+
+Who finds the gate free and nobody waiting commits for itself. The others queue, and a writer thread commits for all
+of them at once, each in a savepoint of its own, each answered when the commit is durable: eight threads together are
+then faster than one, and SQLite's own busy handler, which sleeps and is not fair, is left to other processes.
+
+A handler's transaction runs on a connection of its own and takes the same gate for as long as it lasts.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+import time
+from collections import deque
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast
+
+from sidework.clock import SystemClock
+from sidework.errors import DatabaseBusy, SideworkError
+from sidework.storage.sqlite.connect import is_busy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+T = TypeVar("T")
+
+ROOM_FOR_OTHERS = 0.0005
+"""Seconds unlocked between two turns of the engine: without it another process waited 3.5 s for one write (p50)."""
+
+_WAL_WRITE_LOCK = 120
+"""The byte of the -shm file that SQLite locks for as long as somebody writes (see "WAL-mode File Format")."""
+
+_FIELDS_OF_A_LOCK = 8
+
+
+class WriteGate:
+    """Turns at writing to one database file, for every thread of this process.
+
+    connect: opens the connection that `write` uses; called when it is first needed.
+    wait: seconds that a writer waits in all, here and for other processes, before DatabaseBusy.
+    path: the database file; it is named in messages and never opened here.
+    """
+
+    def __init__(self, connect: Callable[[], sqlite3.Connection], *, wait: float, path: str | os.PathLike[str]) -> None:
+        self._connect = connect
+        self._wait = wait
+        self._path = os.fspath(path)
+        self._clock = SystemClock()
+        self._turnstile = _Turnstile()
+        self._connection: sqlite3.Connection | None = None
+        self._busy_timeout = -1.0
+        self._writer: _Writer | None = None
+        self._writer_changes = threading.Lock()
+        self._room_until = 0.0
+        self._process: int | None = None
+
+    def write(self, act: Callable[[sqlite3.Connection], T], *, leave_room: bool = False) -> T:
+        """Run `act` in a write transaction and return what it returns, once that is durable.
+
+        act: may be called more than once, each time after everything that it did before was undone; in whatever
+            thread. What it raises is raised here, and nothing of it is kept.
+        leave_room: for who writes again and again: other processes get a chance before.
+
+        Raises DatabaseBusy after waiting too long, and what sqlite3 raises.
+        """
+        self._refuse_who_would_wait_for_itself()
+        if leave_room:
+            self._pause_for_others()
+        try:
+            return self._write(act, self._clock.monotonic() + self._wait)
+        finally:
+            if leave_room:
+                self._room_until = self._clock.monotonic() + ROOM_FOR_OTHERS
+
+    def hold(self) -> Hold:
+        """Wait for the gate and keep it until the Hold is released. Raises DatabaseBusy after waiting too long."""
+        self._refuse_who_would_wait_for_itself()
+        deadline = self._clock.monotonic() + self._wait
+        if not self._turnstile.take(self._wait):
+            raise self._busy()
+        return Hold(self._turnstile, deadline - self._clock.monotonic())
+
+    def close(self) -> None:
+        """Let the writer thread finish and close the connection. The next use opens both again.
+
+        In a forked child this does nothing: the connection belongs to the parent.
+        """
+        if self._in_a_forked_child():
+            return
+        self._refuse_who_would_wait_for_itself()
+        self._stop_writer()
+        if not self._turnstile.take(self._wait):
+            raise self._busy()
+        try:
+            self._drop_connection()
+            self._process = None
+        finally:
+            self._turnstile.give()
+
+    def explain_busy(self) -> str:
+        """Return a sentence about who holds the write lock, as far as the system tells, and what to do."""
+        holders = _holders_of_write_lock(self._path)
+        start = f"{self._path}: no turn to write within {self._wait:g} s. "
+        if os.getpid() in holders:
+            return start + (
+                "This process itself holds the write lock, in another connection or in a handler's open transaction. "
+                "Commit it first, or pass that connection as db= so that the job becomes part of its transaction."
+            )
+        if holders:
+            who = " and ".join(f"process {pid}" for pid in sorted(holders))
+            return start + f"The write lock is held by {who}: it has to commit or roll back sooner."
+        return (
+            start + "Somebody holds write transactions open for long: do slow work before the first write, not after."
+        )
+
+    # ------------------------------------------------------------------ who may come in
+
+    def _refuse_who_would_wait_for_itself(self) -> None:
+        if self._process is None:
+            self._process = os.getpid()
+        elif self._in_a_forked_child():
+            raise SideworkError(
+                f"{self._path} was opened before this process was forked, and a connection does not survive a fork. "
+                "Make a new BackgroundService in the child, or start processes with 'spawn' or 'forkserver'."
+            )
+        if self._turnstile.owner == threading.get_ident():
+            raise SideworkError(
+                f"this thread holds the write gate of {self._path} and would wait for itself. Inside a transaction "
+                "of a handler pass its connection as db=, so that the job becomes part of it."
+            )
+
+    def _in_a_forked_child(self) -> bool:
+        return self._process is not None and self._process != os.getpid()
+
+    def _pause_for_others(self) -> None:
+        pause = self._room_until - self._clock.monotonic()
+        if pause > 0:
+            time.sleep(pause)
+
+    def _busy(self) -> DatabaseBusy:
+        return DatabaseBusy(self.explain_busy())
+
+    # ------------------------------------------------------------------ one for itself
+
+    def _write(self, act: Callable[[sqlite3.Connection], T], deadline: float) -> T:
+        if self._nobody_queued() and self._turnstile.take_if_free():
+            try:
+                return self._commit_alone(act, deadline)
+            finally:
+                self._turnstile.give()
+        return self._queue(act, deadline)
+
+    def _commit_alone(self, act: Callable[[sqlite3.Connection], T], deadline: float) -> T:
+        connection = self._open()
+        self._begin(connection, deadline)
+        try:
+            result = act(connection)
+            connection.execute("COMMIT")
+        except BaseException:
+            self._undo(connection)
+            raise
+        return result
+
+    # ------------------------------------------------------------------ the writer thread, for all who wait
+
+    def _nobody_queued(self) -> bool:
+        writer = self._writer
+        return writer is None or writer.requests.empty()
+
+    def _queue(self, act: Callable[[sqlite3.Connection], T], deadline: float) -> T:
+        request = _Request(act, deadline)
+        with self._writer_changes:
+            if self._writer is None:
+                self._writer = _Writer(self._serve)
+            self._writer.requests.put(request)
+        if not request.wait(deadline - self._clock.monotonic()):
+            raise self._busy()
+        return request.answer()
+
+    def _stop_writer(self) -> None:
+        with self._writer_changes:
+            writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.stop()
+
+    def _serve(self, requests: SimpleQueue[_Request[Any] | None]) -> None:
+        """Be the writer thread: whatever has gathered while the gate was taken is one batch."""
+        stopping = False
+        while not stopping:
+            first = requests.get()
+            if first is None:
+                return
+            self._turnstile.take()
+            try:
+                gathered, stopping = _gather(first, requests)
+                batch = [request for request in gathered if request.begin()]
+                self._commit_for_all(batch)
+            finally:
+                self._turnstile.give()
+            for request in batch:
+                request.wake()
+
+    def _commit_for_all(self, batch: Sequence[_Request[Any]]) -> None:
+        """Commit all together; where that fails, each alone, so that each gets the answer that is its own."""
+        if len(batch) > 1 and self._commit_together(batch):
+            return
+        for request in batch:
+            try:
+                request.succeed(self._commit_alone(request.act, request.deadline))
+            except BaseException as error:  # noqa: BLE001 - it belongs to the thread that waits for the answer
+                request.fail(error)
+
+    def _commit_together(self, batch: Sequence[_Request[Any]]) -> bool:
+        connection: sqlite3.Connection | None = None
+        try:
+            connection = self._open()
+            self._begin(connection, batch[0].deadline)
+            for request in batch:
+                _run_in_savepoint(connection, request)
+            connection.execute("COMMIT")
+        except Exception:  # noqa: BLE001 - whoever it belongs to meets it again when everybody is done alone
+            self._undo(connection)
+            return False
+        return True
+
+    # ------------------------------------------------------------------ the connection
+
+    def _open(self) -> sqlite3.Connection:
+        if self._connection is None:
+            self._connection = self._connect()
+            self._busy_timeout = -1.0
+        return self._connection
+
+    def _begin(self, connection: sqlite3.Connection, deadline: float) -> None:
+        left = max(0.0, deadline - self._clock.monotonic())
+        if abs(left - self._busy_timeout) > self._wait / 20:
+            bound_busy_wait(connection, left)
+            self._busy_timeout = left
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            if is_busy(error):
+                raise self._busy() from error
+            raise
+
+    def _undo(self, connection: sqlite3.Connection | None) -> None:
+        """Roll back. A connection that cannot even do that is not used again."""
+        try:
+            if connection is not None and connection.in_transaction:
+                connection.execute("ROLLBACK")
+        except sqlite3.Error:
+            self._drop_connection()
+
+    def _drop_connection(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+
+class Hold:
+    """The gate, kept. Let go of it once or more often, from any thread."""
+
+    __slots__ = ("_released", "_turnstile", "left")
+
+    def __init__(self, turnstile: _Turnstile, left: float) -> None:
+        self._turnstile = turnstile
+        self._released = threading.Lock()
+        self.left = left
+        """Seconds that were left to wait when the gate was ours: the bound of the wait for other processes."""
+
+    def release(self) -> None:
+        """Let the next one in; after the first time this does nothing."""
+        if self._released.acquire(blocking=False):
+            self._turnstile.give()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+def bound_busy_wait(connection: sqlite3.Connection, seconds: float) -> None:
+    """Let SQLite wait so long for other processes, at each statement of this connection."""
+    sqlite3.Connection.execute(connection, f"PRAGMA busy_timeout = {round(seconds * 1000)}")
+
+
+class _Turnstile:
+    """A lock that is handed on in the order of arrival, so that nobody overtakes and nobody starves."""
+
+    def __init__(self) -> None:
+        self._mutex = threading.Lock()
+        self._tickets: deque[threading.Lock] = deque()
+        self._taken = False
+        self.owner: int | None = None
+        """The thread that took it; another one may give it back."""
+
+    def take_if_free(self) -> bool:
+        with self._mutex:
+            if self._taken:
+                return False
+            self._taken = True
+        self.owner = threading.get_ident()
+        return True
+
+    def take(self, timeout: float = -1) -> bool:
+        """Wait for our turn, at most `timeout` seconds (-1: for ever). False: time ran out."""
+        ticket = threading.Lock()
+        with self._mutex:
+            if self._taken:
+                ticket.acquire()
+                self._tickets.append(ticket)
+            self._taken = True
+        try:
+            in_time = ticket.acquire(timeout=timeout)
+        except BaseException:
+            if not self._withdraw(ticket):
+                self.give()
+            raise
+        if not in_time and self._withdraw(ticket):
+            return False
+        self.owner = threading.get_ident()
+        return True
+
+    def give(self) -> None:
+        """Hand it to whoever has waited longest."""
+        self.owner = None
+        with self._mutex:
+            if self._tickets:
+                self._tickets.popleft().release()
+            else:
+                self._taken = False
+
+    def _withdraw(self, ticket: threading.Lock) -> bool:
+        """Leave the queue. False: the turn was handed to this ticket meanwhile, and is ours."""
+        with self._mutex:
+            try:
+                self._tickets.remove(ticket)
+            except ValueError:
+                return False
+        return True
+
+
+class _Request(Generic[T]):
+    """An act that waits for the writer thread."""
+
+    __slots__ = ("_answered", "_begun", "_error", "_result", "act", "deadline")
+
+    def __init__(self, act: Callable[[sqlite3.Connection], T], deadline: float) -> None:
+        self.act = act
+        self.deadline = deadline
+        self._begun = threading.Lock()
+        self._answered = threading.Lock()
+        self._answered.acquire()
+        self._result: T | None = None
+        self._error: BaseException | None = None
+
+    def begin(self) -> bool:
+        """Take it on, for good. False: whoever asked has gone away."""
+        return self._begun.acquire(blocking=False)
+
+    def wait(self, timeout: float) -> bool:
+        """Wait for the answer. False: time ran out, and it will not be carried out.
+
+        Once it is begun the answer is waited for: it comes in bounded time, and only it says what was committed.
+        """
+        try:
+            if self._answered.acquire(timeout=max(0.0, timeout)):
+                return True
+        except BaseException:
+            self.begin()
+            raise
+        if self.begin():
+            return False
+        self._answered.acquire()
+        return True
+
+    def succeed(self, result: T) -> None:
+        self._result, self._error = result, None
+
+    def fail(self, error: BaseException) -> None:
+        self._error = error
+
+    def wake(self) -> None:
+        """Let go of whoever waits for the answer."""
+        self._answered.release()
+
+    def answer(self) -> T:
+        """Return what the act returned, or raise what it raised."""
+        if self._error is not None:
+            raise self._error
+        return cast("T", self._result)
+
+
+class _Writer:
+    """The writer thread and its queue; started when somebody first has to wait."""
+
+    def __init__(self, serve: Callable[[SimpleQueue[_Request[Any] | None]], None]) -> None:
+        self.requests: SimpleQueue[_Request[Any] | None] = SimpleQueue()
+        self._thread = threading.Thread(target=serve, args=(self.requests,), name="sidework-writer", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Finish what is queued and end."""
+        self.requests.put(None)
+        self._thread.join()
+
+
+def _gather(first: _Request[Any], requests: SimpleQueue[_Request[Any] | None]) -> tuple[list[_Request[Any]], bool]:
+    """Return all that is queued now, and whether the end of the queue was reached."""
+    gathered = [first]
+    while True:
+        try:
+            request = requests.get_nowait()
+        except Empty:
+            return gathered, False
+        if request is None:
+            return gathered, True
+        gathered.append(request)
+
+
+def _run_in_savepoint(connection: sqlite3.Connection, request: _Request[Any]) -> None:
+    """Carry one out among others. Raises if it took the whole transaction with it (a full disk, RAISE(ROLLBACK))."""
+    connection.execute("SAVEPOINT one_of_many")
+    try:
+        request.succeed(request.act(connection))
+    except BaseException as error:
+        if not connection.in_transaction:
+            raise
+        connection.execute("ROLLBACK TO one_of_many")
+        request.fail(error)
+    connection.execute("RELEASE one_of_many")
+
+
+def _holders_of_write_lock(path: str) -> frozenset[int]:
+    """Return the processes that /proc/locks names as writers of this database; empty where it cannot be known."""
+    try:
+        inode = str(Path(f"{os.path.realpath(path)}-shm").stat().st_ino)
+        lines = Path("/proc/locks").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return frozenset()
+    return frozenset(filter(None, (_writer_in(line.split(), inode) for line in lines)))
+
+
+def _writer_in(fields: list[str], inode: str) -> int | None:
+    """Return the process in a line of /proc/locks such as `4: POSIX ADVISORY WRITE 812 08:01:5573 120 120`.
+
+    Lines with an arrow are of processes that wait; they have a field more.
+    """
+    if len(fields) != _FIELDS_OF_A_LOCK:
+        return None
+    _, kind, _, mode, pid, file, first, last = fields
+    if (kind, mode) != ("POSIX", "WRITE") or file.rpartition(":")[2] != inode:
+        return None
+    covered = int(first) <= _WAL_WRITE_LOCK and (last == "EOF" or int(last) >= _WAL_WRITE_LOCK)
+    return int(pid) if covered else None
