@@ -6,6 +6,7 @@ name. The annotations are read once, at registration, into one prepared decoder.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import inspect
 import types
@@ -224,7 +225,7 @@ class _Annotations:
 
     def __init__(self, target: Callable[..., Any]) -> None:
         self._globals = getattr(target, "__globals__", {})
-        self._locals = dict(inspect.getclosurevars(target).nonlocals) if inspect.isfunction(target) else {}
+        self._locals = dict(_closure(target))
 
     def resolve(self, name: str, annotation: Any) -> Any:
         """Return the type, Any for none. Raises InvalidHandler."""
@@ -240,18 +241,24 @@ class _Annotations:
 
     def of_reserved(self, parameter: inspect.Parameter) -> Any:
         """Return the type, or its name where it is only imported for type checkers."""
-        if parameter.annotation is inspect.Parameter.empty:
-            return Any
         try:
-            return self._evaluated(parameter.name, parameter.annotation)
-        except Exception:
+            return self.resolve(parameter.name, parameter.annotation)
+        except InvalidHandler:
             if parameter.name == "payload" or not isinstance(parameter.annotation, str):
-                return self.resolve(parameter.name, parameter.annotation)
+                raise
             return parameter.annotation
 
     def _evaluated(self, name: str, annotation: Any) -> Any:
         holder = types.SimpleNamespace(__annotations__={name: annotation})
         return typing.get_type_hints(holder, self._globals, self._locals, include_extras=True)[name]
+
+
+def _closure(target: Callable[..., Any]) -> Iterator[tuple[str, Any]]:
+    """Yield what a function defined inside another one can see of it by now."""
+    code, cells = getattr(target, "__code__", None), getattr(target, "__closure__", None)
+    for name, cell in zip(code.co_freevars if code else (), cells or (), strict=True):
+        with contextlib.suppress(ValueError):  # empty: assigned later, such as the function's own name
+            yield name, cell.cell_contents
 
 
 def _code_of(function: Callable[..., Any]) -> Callable[..., Any]:

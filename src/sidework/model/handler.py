@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Coroutine, Mapping
 from datetime import datetime, timedelta
 from hashlib import sha256
-from typing import Any, Generic, ParamSpec, Protocol, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, Unpack, overload
 
 import msgspec
 
@@ -15,6 +14,9 @@ from sidework.model.job import ClaimedJob, JobOptions, NewJob
 from sidework.model.lifecycle import Policy
 from sidework.model.options import HandlerOptions, JobKeywords, job_options
 from sidework.model.payload import canonical, encode_result
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Mapping
 
 __all__ = ["RESERVED", "HandlerOptions", "JobHandler", "JobKeywords", "Sender"]
 
@@ -83,7 +85,7 @@ class JobHandler(Generic[P, R_co]):
         checked = job_options(options)
         kept = {name: value for name, value in self._overrides.items() if not _replaced(name, checked)}
         handler = copy.copy(self)
-        handler._override({**kept, **checked})
+        handler._override({**kept, **checked})  # noqa: SLF001 - a copy of itself
         return handler
 
     def new(self, *args: P.args, **kwargs: P.kwargs) -> NewJob:
@@ -126,7 +128,7 @@ class JobHandler(Generic[P, R_co]):
         return self._overrides.get("db")
 
     def arguments(self, payload: str | None) -> dict[str, Any]:
-        """Return what the function takes from a payload text, by name. Raises InvalidPayload (`.field`, `.not_json`)."""
+        """Return what the function takes from a payload text, by name. Raises InvalidPayload."""
         return self._binding.arguments(payload)
 
     def policy(self, job: ClaimedJob) -> Policy:

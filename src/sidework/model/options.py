@@ -109,7 +109,7 @@ def _unique_key(option: str, value: object) -> str:
 def _printable(option: str, value: object, limit: int) -> str:
     if not isinstance(value, str) or not value.isprintable() or not 0 < len(value) <= limit:
         raise InvalidHandler(
-            f"{option}={value!r:.100} is not usable: it must be 1 to {limit} characters of text without control characters"
+            f"{option}={value!r:.100} must be text of 1 to {limit} characters without control characters"
         )
     return value
 
@@ -154,7 +154,7 @@ def _backoff(option: str, value: object) -> float | tuple[float, ...]:
 
 
 def _executor(option: str, value: object) -> str:
-    if value not in ("thread", "loop"):  # noqa: PLR6201 - anything may be given, hashable or not
+    if value not in ("thread", "loop"):
         raise InvalidHandler(f"{option}={value!r:.100} must be 'thread' or 'loop'")
     return str(value)
 
@@ -164,7 +164,7 @@ def _moment(option: str, value: object) -> datetime:
         raise InvalidHandler(f"{option}={value!r:.100} must be a datetime with a time zone")
     if value.utcoffset() is None:
         raise InvalidHandler(
-            f"{option}={value!r} has no time zone; use an aware datetime, such as datetime.now(UTC) + timedelta(hours=1)"
+            f"{option}={value!r} has no time zone; give an aware datetime: datetime.now(UTC) + timedelta(hours=1)"
         )
     return value.astimezone(UTC)
 

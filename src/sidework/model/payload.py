@@ -166,7 +166,7 @@ def _check_size(size: int, what: str) -> None:
         )
 
 
-class _Fault(Exception):  # noqa: N818 - carries the way to a value upwards; never leaves this module
+class _Fault(Exception):  # noqa: N818 - no error but the way to a value; never leaves this module
     """A value that cannot be kept; each level on the way up adds its step in front."""
 
     def __init__(self, reason: str) -> None:
@@ -311,7 +311,7 @@ def is_model(annotation: object) -> bool:
     return isinstance(annotation, type) and hasattr(annotation, "model_validate") and hasattr(annotation, "model_dump")
 
 
-class _ModelMisfit(ValueError):
+class _ModelMisfitError(ValueError):
     """A model's own validation, with the path of its first complaint."""
 
     def __init__(self, message: str, path: str) -> None:
@@ -326,7 +326,7 @@ def _model(into: Any, value: Any) -> Any:
         complaints: list[dict[str, Any]] = getattr(error, "errors", list)()
         if not complaints:
             raise
-        raise _ModelMisfit(complaints[0]["msg"], _dotted(complaints[0]["loc"])) from error
+        raise _ModelMisfitError(complaints[0]["msg"], _dotted(complaints[0]["loc"])) from error
 
 
 def _dotted(steps: Iterable[object]) -> str:
@@ -348,7 +348,7 @@ def _misfit(error: msgspec.ValidationError, what: str) -> InvalidPayload:
 
 
 def _inner_path(error: msgspec.ValidationError, reason: str) -> str:
-    if isinstance(error.__cause__, _ModelMisfit):
+    if isinstance(error.__cause__, _ModelMisfitError):
         return error.__cause__.path
     if reason.startswith("Object missing required field `"):
         return reason.split("`")[1]
