@@ -35,7 +35,7 @@ class WorkerLock:
     def create(cls, database: str | os.PathLike[str]) -> WorkerLock:
         """Make a lock file under a new name beside the database, and lock it. Raises OSError."""
         name = secrets.token_hex(16)
-        path = lock_path(database, name)
+        path = Path(f"{os.path.realpath(database)}.worker-{name}.lock")
         with _FORKS.held_off:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, stat.S_IRUSR | stat.S_IWUSR)
             lock = cls(name, path, io.FileIO(descriptor, "r+"))
@@ -72,22 +72,20 @@ class WorkerLock:
         self._file.close()
 
 
-def lock_path(database: str | os.PathLike[str], name: str) -> Path:
-    """Return the path of a worker's lock file. Raises ValueError for a name that no worker has."""
+def lock_path(database: str | os.PathLike[str], name: str) -> Path | None:
+    """Return the path of a worker's lock file, or None for a name that is none of ours: it never reaches the disk."""
     if not _NAME.fullmatch(name):
-        raise ValueError(f"{name!r} is not the name of a worker")
+        return None
     return Path(f"{os.path.realpath(database)}.worker-{name}.lock")
 
 
-def is_alive(database: str | os.PathLike[str], name: str) -> bool:
-    """Whether the worker of this name lives. What cannot be found out counts as alive: its jobs are not taken away."""
-    if not _NAME.fullmatch(name):
+def is_alive(path: Path | None) -> bool:
+    """Whether the worker with this lock file lives: somebody holds the lock.
+
+    A file that is not there means dead. What cannot be found out counts as alive: its jobs are not taken away.
+    """
+    if path is None:
         return True
-    return is_locked(lock_path(database, name))
-
-
-def is_locked(path: Path) -> bool:
-    """Whether somebody holds the lock file at `path`; False when there is none, True when that cannot be found out."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:
@@ -105,10 +103,11 @@ def is_locked(path: Path) -> bool:
         os.close(descriptor)
 
 
-def remove(database: str | os.PathLike[str], name: str) -> None:
+def remove(path: Path | None) -> None:
     """Remove the lock file of a dead worker. One that cannot be removed stays, and harms nobody."""
-    with suppress(OSError, ValueError):
-        lock_path(database, name).unlink()
+    if path is not None:
+        with suppress(OSError):
+            path.unlink()
 
 
 def _share_like(descriptor: int, database: Path) -> None:
