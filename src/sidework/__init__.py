@@ -1,0 +1,70 @@
+"""sidework: background jobs that live in the application's own database, and commit with it."""
+
+from sidework.clock import Clock, FrozenClock, SystemClock
+from sidework.engine.context import JobContext
+from sidework.errors import (
+    DatabaseBusy,
+    DatabaseMissing,
+    DatabaseUnavailable,
+    Discard,
+    DuplicateJobKey,
+    InvalidHandler,
+    InvalidPayload,
+    JobCancelled,
+    JobFailed,
+    JobLost,
+    JobNotFound,
+    NotMigrated,
+    NotOurTable,
+    QueueFull,
+    Retry,
+    SchemaTooNew,
+    SideworkError,
+    Snooze,
+    TransactionOwned,
+    UnknownJobKey,
+    WaitTimeout,
+    WorkerLost,
+    WrongDatabase,
+)
+from sidework.manager import BackgroundJobManager
+from sidework.model.handler import JobHandler
+from sidework.model.job import Job, JobStatus, NewJob, Progress
+from sidework.service import BackgroundService
+
+__all__ = [
+    "BackgroundJobManager",
+    "BackgroundService",
+    "Clock",
+    "DatabaseBusy",
+    "DatabaseMissing",
+    "DatabaseUnavailable",
+    "Discard",
+    "DuplicateJobKey",
+    "FrozenClock",
+    "InvalidHandler",
+    "InvalidPayload",
+    "Job",
+    "JobCancelled",
+    "JobContext",
+    "JobFailed",
+    "JobHandler",
+    "JobLost",
+    "JobNotFound",
+    "JobStatus",
+    "NewJob",
+    "NotMigrated",
+    "NotOurTable",
+    "Progress",
+    "QueueFull",
+    "Retry",
+    "SchemaTooNew",
+    "SideworkError",
+    "Snooze",
+    "SystemClock",
+    "TransactionOwned",
+    "UnknownJobKey",
+    "WaitTimeout",
+    "WorkerLost",
+    "WrongDatabase",
+]

@@ -180,7 +180,7 @@ SELECT id, claims, job_key, payload, queue, CAST(priority AS INTEGER), CAST(atte
        CAST(max_attempts AS INTEGER), CAST(crashes AS INTEGER), created_at, options
 FROM background_service_jobs
 WHERE status = 'RUNNING' AND worker IS :worker
-ORDER BY id;
+ORDER BY +id;
 
 -- :name requested
 SELECT job_id FROM background_service_cancellations;
@@ -189,17 +189,18 @@ SELECT job_id FROM background_service_cancellations;
 INSERT INTO background_service_queues (name, running_limit) VALUES (:queue, :limit)
 ON CONFLICT (name) DO UPDATE SET running_limit = excluded.running_limit;
 
+-- Fenced by the number alone: a job that its own transaction has just completed keeps its last report.
 -- :name report_progress
 INSERT INTO background_service_progress (job_id, done, total, message, updated_at)
 SELECT id, :done, :total, :message, :now FROM background_service_jobs
-WHERE id = :job AND claims = :number AND status = 'RUNNING'
+WHERE id = :job AND claims = :number
 ON CONFLICT (job_id) DO UPDATE SET
     done = excluded.done, total = excluded.total, message = excluded.message, updated_at = excluded.updated_at;
 
 -- :name report_line
 INSERT INTO background_service_log (job_id, at, message)
 SELECT id, :at, :message FROM background_service_jobs
-WHERE id = :job AND claims = :number AND status = 'RUNNING';
+WHERE id = :job AND claims = :number;
 
 -- :name busy_with
 SELECT EXISTS (

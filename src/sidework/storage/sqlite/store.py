@@ -24,7 +24,7 @@ from sidework.storage.sqlite.callers import Callers
 from sidework.storage.sqlite.connect import connect, translate
 from sidework.storage.sqlite.doorbell import SqliteDoorbell
 from sidework.storage.sqlite.gate import WriteGate
-from sidework.storage.sqlite.liveness import WorkerLock, is_alive, lock_path, remove
+from sidework.storage.sqlite.liveness import WorkerLock, is_alive, remove
 from sidework.storage.sqlite.look import Looking
 from sidework.storage.sqlite.steer import Steering
 from sidework.storage.sqlite.transaction import ConnectionPool, SqliteAsyncJobTransaction, SqliteJobTransaction
@@ -58,7 +58,9 @@ T = TypeVar("T")
 
 Durability = Literal["full", "relaxed"]
 
-_BLAMES_A_ROW = frozenset({sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_MISMATCH})
+_BLAMES_A_ROW = frozenset(
+    {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_MISMATCH}
+)
 """Primary result codes that say something about one row, not about the disk, the locks or the file."""
 
 
@@ -128,6 +130,14 @@ class SqliteStorage:
     async def ainsert_with(self, connection: object, jobs: Sequence[NewJob], *, now: datetime) -> list[int]:
         """Insert jobs inside the caller's transaction on a connection that may have to be awaited."""
         return await self._callers.ainsert(connection, jobs, now=now)
+
+    def complete_with(self, connection: object, outcome: Outcome, *, now: datetime) -> bool:
+        """Write an outcome inside the caller's transaction, if the claim still holds the job."""
+        return self._callers.complete(connection, outcome, now=now)
+
+    async def acomplete_with(self, connection: object, outcome: Outcome, *, now: datetime) -> bool:
+        """Do the same on a connection that may have to be awaited."""
+        return await self._callers.acomplete(connection, outcome, now=now)
 
     # ---------------------------------------------------------------------------------------------------- work
 
@@ -266,7 +276,7 @@ class SqliteStorage:
         dead = self._read(self._idle_dead_workers)
         for worker, name in dead:
             self.remove_worker(worker)
-            remove(lock_path(self._path, name))
+            remove(self._path, name)
         return len(dead)
 
     def _idle_dead_workers(self, connection: sqlite3.Connection) -> list[tuple[int, str]]:
@@ -275,7 +285,7 @@ class SqliteStorage:
         return [(worker, name) for worker, name in names if worker not in holders and not self._worker_is_alive(name)]
 
     def _worker_is_alive(self, name: str) -> bool:
-        return is_alive(lock_path(self._path, name))
+        return is_alive(self._path, name)
 
     def doorbell(self) -> SqliteDoorbell:
         """Return a new doorbell."""
@@ -285,9 +295,11 @@ class SqliteStorage:
         """Whether no job of these keys is ready, due or running."""
         everything = Want(keys=keys, queues=queues, room=1)
         return not self._read(
-            lambda reader: self._turning.has_work(reader, everything, rows.to_text(now))
-            or self._turning.look(reader, 0, everything).suspects
-            or self._looking.busy_with(reader, keys, queues, rows.to_text(now))
+            lambda reader: (
+                self._turning.has_work(reader, everything, rows.to_text(now))
+                or self._turning.look(reader, 0, everything).suspects
+                or self._looking.busy_with(reader, keys, queues, rows.to_text(now))
+            )
         )
 
     # ---------------------------------------------------------------------------------------------------- look
@@ -302,9 +314,7 @@ class SqliteStorage:
 
     def list(self, which: JobFilter, *, after: int | None, limit: int, newest_first: bool) -> list[Job]:
         """Return one page of jobs."""
-        return self._read(
-            lambda reader: self._looking.list(reader, which, after, limit, newest_first=newest_first)
-        )
+        return self._read(lambda reader: self._looking.list(reader, which, after, limit, newest_first=newest_first))
 
     def count(self, which: JobFilter) -> int:
         """Return how many jobs match."""
