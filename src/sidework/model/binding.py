@@ -11,7 +11,7 @@ import difflib
 import inspect
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, NoReturn, Protocol
 
 import msgspec
@@ -99,7 +99,7 @@ class ByName:
         if payload is None:
             payload = {}
         if not isinstance(payload, Mapping):
-            raise InvalidPayload(f"give the payload as a dict with the fields {self._list()}, or None")
+            raise InvalidPayload(f"give the payload as a dict with the fields {_listed(self.names)}, or None")
         return self._encode(payload)
 
     def arguments(self, text: str | None) -> dict[str, Any]:
@@ -110,7 +110,7 @@ class ByName:
     def _encode(self, fields: Mapping[str, object]) -> str | None:
         for name in fields:
             if name not in self.names:
-                self._refuse_unknown(name)
+                _refuse_unknown(name, self.names)
         if not self.names:
             return None
         text = encode_payload(fields, any_keys=self._any_keys)
@@ -119,24 +119,13 @@ class ByName:
 
     def _with_positional(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> dict[str, object]:
         if len(args) > len(self._positional):
-            raise InvalidPayload(f"{len(args)} positional arguments were given, and the payload has {self._list()}")
+            raise InvalidPayload(
+                f"{len(args)} positional arguments were given, and the payload has {_listed(self.names)}"
+            )
         fields = dict(zip(self._positional, args, strict=False))
         for name in fields.keys() & kwargs.keys():
             raise InvalidPayload(f"payload field {name!r} was given twice", field=name)
         return {**fields, **kwargs}
-
-    def _refuse_unknown(self, name: object) -> NoReturn:
-        if name in RESERVED:
-            way_out = " (a database connection goes into .using(db=...))" if name == "db" else ""
-            raise InvalidPayload(
-                f"{name!r} is given by the service and is no part of the payload{way_out}", field=str(name)
-            )
-        near = difflib.get_close_matches(str(name), self.names, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are: {self._list()}"
-        raise InvalidPayload(f"payload field {name!r:.100}: the handler has no such parameter; {hint}", field=str(name))
-
-    def _list(self) -> str:
-        return ", ".join(self.names) or "no fields"
 
 
 class Whole:
@@ -145,6 +134,7 @@ class Whole:
     def __init__(self, annotation: Any) -> None:
         """Prepare the decoder; raises InvalidHandler for a type that has no JSON form."""
         self._any_keys = _look_through("payload", annotation)
+        self._names = _field_names(msgspec.inspect.type_info(annotation))
         self._decoder = decoder_for(annotation)
         self._optional = type(None) in _arms(annotation)
 
@@ -154,6 +144,9 @@ class Whole:
 
     def encode_whole(self, payload: object) -> str | None:
         """Encode an object of the annotated type, or a dict that fits it."""
+        if isinstance(payload, Mapping) and self._names:
+            for name in payload.keys() - self._names:
+                _refuse_unknown(name, self._names)
         text = encode_payload(payload, any_keys=self._any_keys)
         self.arguments(text)
         return text
@@ -205,6 +198,21 @@ def _only_payload(args: tuple[object, ...], kwargs: Mapping[str, object]) -> obj
     raise InvalidPayload(
         "this handler takes its payload as one object: enqueue(payload)", field=next(iter(kwargs), None)
     )
+
+
+def _refuse_unknown(name: object, known: Collection[str]) -> NoReturn:
+    if name in RESERVED:
+        way_out = " (a database connection goes into .using(db=...))" if name == "db" else ""
+        raise InvalidPayload(
+            f"{name!r} is given by the service and is no part of the payload{way_out}", field=str(name)
+        )
+    near = difflib.get_close_matches(str(name), known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"there are: {_listed(known)}"
+    raise InvalidPayload(f"payload field {name!r:.100}: the handler does not take it; {hint}", field=str(name))
+
+
+def _listed(names: Collection[str]) -> str:
+    return ", ".join(sorted(names)) or "no fields"
 
 
 class _Field:
@@ -388,6 +396,14 @@ def _look_through(name: str, annotation: Any) -> bool:
                 "take an id or plain values, a dataclass, a struct or a pydantic model"
             )
     return any(isinstance(part, msgspec.inspect.DictType) and not _is_text(part.key_type) for part in parts)
+
+
+def _field_names(info: object) -> frozenset[str]:
+    """Return the fields that a payload of this type may have; an empty set: not known."""
+    if isinstance(info, msgspec.inspect.UnionType):
+        return frozenset().union(*map(_field_names, info.types))
+    fields = getattr(info, "fields", ())
+    return frozenset(field.encode_name for field in fields)
 
 
 def _is_text(info: msgspec.inspect.Type) -> bool:

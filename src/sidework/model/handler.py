@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from datetime import datetime, timedelta
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, Unpack, overload
@@ -66,6 +67,8 @@ class JobHandler(Generic[P, R_co]):
         self.key, self.function, self.options = key, function, options
         self.given, self.is_async, self.result_type = signature.given, signature.is_async, signature.result
         self._binding = signature.binding
+        if function is not None:
+            functools.update_wrapper(self, function, updated=())
         self._sender = sender
         self._policy = Policy(backoff=options.backoff, max_crashes=options.max_crashes)
         self._override({})

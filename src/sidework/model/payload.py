@@ -176,8 +176,7 @@ class _Fault(Exception):  # noqa: N818 - no error but the way to a value; never 
 
     def within(self, step: object) -> _Fault:
         """Add the list index or key under which the value stands."""
-        own = f"[{step}]" if isinstance(step, int) else str(step)
-        self.path = f"{own}{'.' if self.path and not self.path.startswith('[') else ''}{self.path}"
+        self.path = _joined(f"[{step}]" if isinstance(step, int) else str(step), self.path)
         return self
 
 
@@ -332,7 +331,7 @@ def _model(into: Any, value: Any) -> Any:
 def _dotted(steps: Iterable[object]) -> str:
     path = ""
     for step in steps:
-        path += f"[{step}]" if isinstance(step, int) else f"{'.' if path else ''}{step}"
+        path = _joined(path, f"[{step}]" if isinstance(step, int) else str(step))
     return path
 
 
@@ -340,19 +339,18 @@ def _misfit(error: msgspec.ValidationError, what: str) -> InvalidPayload:
     """Read the path out of msgspec's message: "Expected `int`, got `str` - at `$.user.tags[2]`"."""
     reason, _, place = str(error).rpartition(" - at ") if " - at " in str(error) else (str(error), "", "")
     field = place.removeprefix("`key` in ").strip("`").removeprefix("$").removeprefix(".")
-    field = ".".join(filter(None, (field, _inner_path(error, reason))))
+    if reason.startswith("Object missing required field `"):
+        field, reason = _joined(field, reason.split("`")[1]), "is missing"
+    elif isinstance(error.__cause__, _ModelMisfitError):
+        field = _joined(field, error.__cause__.path)
     if not field:
         not_json = reason.startswith("Expected `object")
         return InvalidPayload(f"the {what} does not fit: {reason}", not_json=not_json)
     return InvalidPayload(f"{what} field {field!r}: {reason}", field=field)
 
 
-def _inner_path(error: msgspec.ValidationError, reason: str) -> str:
-    if isinstance(error.__cause__, _ModelMisfitError):
-        return error.__cause__.path
-    if reason.startswith("Object missing required field `"):
-        return reason.split("`")[1]
-    return ""
+def _joined(outer: str, inner: str) -> str:
+    return f"{outer}{'.' if outer and inner and not inner.startswith('[') else ''}{inner}"
 
 
 def _kind(value: object) -> str:
