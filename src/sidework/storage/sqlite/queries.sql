@@ -90,7 +90,8 @@ WITH RECURSIVE queues (name) AS (
 SELECT name FROM queues WHERE name IS NOT NULL;
 
 -- :name running_in_queue
-SELECT COUNT(*) FROM background_service_jobs WHERE status = 'RUNNING' AND queue = :queue;
+SELECT COUNT(*) FROM background_service_jobs
+WHERE status = 'RUNNING' AND queue = :queue AND (:but_by IS NULL OR worker IS NOT :but_by);
 
 -- :name has_ready
 SELECT EXISTS (

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from sidework.model.job import Claim, ClaimedJob, Job, JobStatus, Outcome, Progress, QueueInfo, WorkerInfo
+from sidework.model.payload import MAX_ERROR_BYTES, clean_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -45,6 +46,11 @@ def maybe_from_text(text: str | None) -> datetime | None:
     return None if text is None else from_text(text)
 
 
+def safe_text(text: str | None) -> str | None:
+    """Return a text as SQLite keeps it whole: one lone surrogate would refuse a whole batch, a NUL would end the text."""
+    return None if text is None else clean_text(text, MAX_ERROR_BYTES)
+
+
 def to_json(value: object) -> str:
     """Return a list as JSON text, the form in which lists travel into a statement."""
     return msgspec.json.encode(value).decode()
@@ -62,7 +68,7 @@ def outcomes_json(outcomes: Iterable[Outcome]) -> str:
                 o.crashes,
                 None if o.run_at is None else to_due_text(o.run_at),
                 o.result,
-                o.error,
+                safe_text(o.error),
             )
             for o in outcomes
         ]
@@ -133,9 +139,7 @@ def worker(row: Row, *, alive: bool) -> WorkerInfo:
 def queue(row: Row) -> QueueInfo:
     """Return a row of the `queues` statement."""
     name, pending, scheduled, running, paused, limit = row
-    return QueueInfo(
-        name=name, pending=pending, scheduled=scheduled, running=running, paused=bool(paused), limit=limit
-    )
+    return QueueInfo(name=name, pending=pending, scheduled=scheduled, running=running, paused=bool(paused), limit=limit)
 
 
 def _from_json(text: str | None) -> object:

@@ -59,9 +59,17 @@ class Steering:
         ids = [
             job_id
             for job_id, key, status, ended_at in page
-            if may_go(rules, key=key, status=JobStatus(status), ended_at=rows.from_text(ended_at), now=now)
+            if JobStatus(status).ended
+            and may_go(rules, key=key, status=JobStatus(status), ended_at=rows.from_text(ended_at), now=now)
         ]
         return ids, page[-1][0] if len(page) == limit else None
+
+    def prune(
+        self, connection: sqlite3.Connection, rules: Sequence[RetentionRule], after: int, limit: int, now: datetime
+    ) -> int:
+        """Delete what may go on one page; look again under the write lock, for a job may have been retried since."""
+        ids, _go_on = self.prunable(connection, rules, after, limit, now)
+        return len(self.delete(connection, ids))
 
     def _ids(self, connection: sqlite3.Connection, statement: str, parameters: Mapping[str, object]) -> list[int]:
         return sorted(job_id for (job_id,) in connection.execute(self._sql[statement], parameters))

@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 import msgspec
 
 from sidework.errors import WorkerLost
+from sidework.model.job import LostJob
 from sidework.storage.contract import Renewal, Turn, Want
 from sidework.storage.sqlite import migrate, rows
 from sidework.storage.sqlite.callers import Callers
 from sidework.storage.sqlite.connect import connect, translate
 from sidework.storage.sqlite.doorbell import SqliteDoorbell
 from sidework.storage.sqlite.gate import WriteGate
-from sidework.storage.sqlite.liveness import WorkerLock, is_alive, remove
+from sidework.storage.sqlite.liveness import WorkerLock, is_alive, lock_path, remove
 from sidework.storage.sqlite.look import Looking
 from sidework.storage.sqlite.steer import Steering
 from sidework.storage.sqlite.transaction import ConnectionPool, SqliteAsyncJobTransaction, SqliteJobTransaction
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
         JobFilter,
         JobStatus,
         LogLine,
-        LostJob,
         NewJob,
         NewWorker,
         Outcome,
@@ -62,6 +62,9 @@ _BLAMES_A_ROW = frozenset(
     {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_MISMATCH}
 )
 """Primary result codes that say something about one row, not about the disk, the locks or the file."""
+
+_NOT_UTF8 = "Could not decode to UTF-8"
+"""What sqlite3 says of a text that another program wrote in some other encoding."""
 
 
 class SqliteStorage:
@@ -194,7 +197,7 @@ class SqliteStorage:
         def act(connection: sqlite3.Connection) -> Turn:
             return self._turning.take(connection, worker, settle, want, now)
 
-        return self._gate.write(act, leave_room=True)
+        return self._through_the_gate(act, leave_room=True)
 
     def _turn_one_by_one(self, worker: int, settle: Sequence[Outcome], want: Want, now: datetime) -> Turn:
         """Settle each outcome in a transaction of its own, so that what the database refuses holds up nobody else."""
@@ -230,12 +233,12 @@ class SqliteStorage:
         for report in reports:
             held = {"job": report.claim.job_id, "number": report.claim.number}
             if (progress := report.progress) is not None:
-                values = {"done": progress.done, "total": progress.total, "message": progress.message, "now": now}
+                message = rows.safe_text(progress.message)
+                values = {"done": progress.done, "total": progress.total, "message": message, "now": now}
                 connection.execute(self._sql["report_progress"], held | values)
             for line in report.lines:
-                connection.execute(
-                    self._sql["report_line"], held | {"at": rows.to_text(line.at), "message": line.message}
-                )
+                values = {"at": rows.to_text(line.at), "message": rows.safe_text(line.message)}
+                connection.execute(self._sql["report_line"], held | values)
 
     def renew(self, worker: int, held: Iterable[Claim], *, now: datetime) -> Renewal:
         """Note that the worker lives, and compare what it believes to hold with what the rows say."""
@@ -276,7 +279,7 @@ class SqliteStorage:
         dead = self._read(self._idle_dead_workers)
         for worker, name in dead:
             self.remove_worker(worker)
-            remove(self._path, name)
+            remove(lock_path(self._path, name))
         return len(dead)
 
     def _idle_dead_workers(self, connection: sqlite3.Connection) -> list[tuple[int, str]]:
@@ -285,7 +288,7 @@ class SqliteStorage:
         return [(worker, name) for worker, name in names if worker not in holders and not self._worker_is_alive(name)]
 
     def _worker_is_alive(self, name: str) -> bool:
-        return is_alive(self._path, name)
+        return is_alive(lock_path(self._path, name))
 
     def doorbell(self) -> SqliteDoorbell:
         """Return a new doorbell."""
@@ -296,8 +299,7 @@ class SqliteStorage:
         everything = Want(keys=keys, queues=queues, room=1)
         return not self._read(
             lambda reader: (
-                self._turning.has_work(reader, everything, rows.to_text(now))
-                or self._turning.look(reader, 0, everything).suspects
+                self._turning.any_ready(reader, everything)
                 or self._looking.busy_with(reader, keys, queues, rows.to_text(now))
             )
         )
@@ -332,6 +334,10 @@ class SqliteStorage:
         """Return every queue with jobs not ended or with a setting."""
         return self._read(self._looking.queues)
 
+    def examine(self) -> Examination:
+        """Look at the library, the file and its tables."""
+        return self._read(lambda reader: examine.examine(reader, self._path))
+
     def facts(self, job_id: int) -> JobFacts | None:
         """Return what decides about one job, in one snapshot."""
         return self._read(lambda reader: self._looking.facts(reader, job_id))
@@ -365,7 +371,9 @@ class SqliteStorage:
     def prune(self, rules: Sequence[RetentionRule], *, after: int, limit: int, now: datetime) -> tuple[int, int | None]:
         """Look at one page of jobs and delete those that a rule lets go."""
         ids, go_on = self._read(lambda reader: self._steering.prunable(reader, rules, after, limit, now))
-        return (len(self.delete(ids)) if ids else 0), go_on
+        if not ids:
+            return 0, go_on
+        return self._write(lambda writer: self._steering.prune(writer, rules, after, limit, now)), go_on
 
     # ------------------------------------------------------------------------------------------------ connections
 
@@ -374,9 +382,17 @@ class SqliteStorage:
 
     def _write(self, act: Callable[[sqlite3.Connection], T]) -> T:
         try:
-            return self._gate.write(act)
+            return self._through_the_gate(act)
         except sqlite3.Error as error:
             raise translate(error, self._path) from error
+
+    def _through_the_gate(self, act: Callable[[sqlite3.Connection], T], *, leave_room: bool = False) -> T:
+        try:
+            return self._gate.write(act, leave_room=leave_room)
+        except sqlite3.OperationalError as error:
+            if _NOT_UTF8 not in str(error):
+                raise
+        return self._gate.write(partial(_tolerantly, act), leave_room=leave_room)
 
     def _read(self, act: Callable[[sqlite3.Connection], T]) -> T:
         """Run reads in one snapshot on the read connection."""
@@ -430,6 +446,15 @@ class SqliteMembership:
 
 def _blames_a_row(error: sqlite3.Error) -> bool:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in _BLAMES_A_ROW
+
+
+def _tolerantly(act: Callable[[sqlite3.Connection], T], connection: sqlite3.Connection) -> T:
+    """Act on rows whose texts are not UTF-8. A function called for each text is slow, so only where a row needs it."""
+    strict, connection.text_factory = connection.text_factory, _tolerant_text
+    try:
+        return act(connection)
+    finally:
+        connection.text_factory = strict
 
 
 def _tolerant_text(raw: bytes) -> str:

@@ -35,11 +35,20 @@ class Turning:
         if self._one(connection, "any_cancellation"):
             return True
         if want.suspect:
-            return self._suspects_wait(connection, want)
+            return any(True for _queue in self._suspect_queues(connection, want))
         keys = rows.to_json(sorted(want.keys))
         return any(
             self._one(connection, "has_ready", queue=queue, keys=keys)
             for queue, _room, _ahead in self._rooms(connection, want)
+        )
+
+    def any_ready(self, connection: sqlite3.Connection, want: Want) -> bool:
+        """Whether a job is ready, be there room for it or not. Those of paused queues do not count."""
+        keys = rows.to_json(sorted(want.keys))
+        return any(
+            self._one(connection, has_one, queue=queue, keys=keys)
+            for queues, has_one in (("ready_queues", "has_ready"), ("suspect_queues", "has_suspect"))
+            for queue in self._open_queues(connection, want, queues)
         )
 
     def take(
@@ -70,7 +79,7 @@ class Turning:
             claimed=claimed,
             cancel=self._cancellations(connection, worker),
             next_due=rows.maybe_from_text(due),
-            suspects=self._suspects_wait(connection, want),
+            suspects=any(True for _queue in self._suspect_queues(connection, want, claimant=worker)),
         )
 
     def check_worker(self, connection: sqlite3.Connection, worker: int) -> None:
@@ -113,7 +122,7 @@ class Turning:
 
     def _claim_suspect(self, connection: sqlite3.Connection, worker: int, want: Want, now: str) -> list[ClaimedJob]:
         base = {"worker": worker, "now": now, "keys": rows.to_json(sorted(want.keys))}
-        for queue in self._open_queues(connection, want, "suspect_queues"):
+        for queue in self._suspect_queues(connection, want):
             if found := connection.execute(self._sql["claim_suspect"], {**base, "queue": queue}).fetchall():
                 return self._in_order(found)
         return []
@@ -148,15 +157,19 @@ class Turning:
     def _settings(self, connection: sqlite3.Connection) -> list[tuple[str, int, int | None]]:
         return connection.execute(self._sql["queue_settings"]).fetchall()
 
-    def _running(self, connection: sqlite3.Connection, queue: str) -> int:
-        return int(self._one(connection, "running_in_queue", queue=queue))
+    def _running(self, connection: sqlite3.Connection, queue: str, *, but_by: int | None = None) -> int:
+        return int(self._one(connection, "running_in_queue", queue=queue, but_by=but_by))
 
-    def _suspects_wait(self, connection: sqlite3.Connection, want: Want) -> bool:
+    def _suspect_queues(
+        self, connection: sqlite3.Connection, want: Want, *, claimant: int | None = None
+    ) -> Iterator[str]:
+        """Yield each queue that has a suspect and room for it. What the claimant itself runs ends before it claims."""
+        limits = self._limits(connection)
         keys = rows.to_json(sorted(want.keys))
-        return any(
-            self._one(connection, "has_suspect", queue=queue, keys=keys)
-            for queue in self._open_queues(connection, want, "suspect_queues")
-        )
+        for queue in self._open_queues(connection, want, "suspect_queues"):
+            full = queue in limits and self._running(connection, queue, but_by=claimant) >= limits[queue]
+            if not full and self._one(connection, "has_suspect", queue=queue, keys=keys):
+                yield queue
 
     def _cancellations(self, connection: sqlite3.Connection, worker: int) -> frozenset[Claim]:
         if not self._one(connection, "any_cancellation"):
