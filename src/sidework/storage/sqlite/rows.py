@@ -47,7 +47,7 @@ def maybe_from_text(text: str | None) -> datetime | None:
 
 
 def safe_text(text: str | None) -> str | None:
-    """Return a text as SQLite keeps it whole: one lone surrogate would refuse a whole batch, a NUL would end the text."""
+    """Return a text as SQLite keeps it: a lone surrogate would refuse a whole batch, a NUL would end the text."""
     return None if text is None else clean_text(text, MAX_ERROR_BYTES)
 
 

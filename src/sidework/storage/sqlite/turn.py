@@ -5,8 +5,7 @@
 
 from __future__ import annotations
 
-import sqlite3
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sidework.errors import WorkerLost
 from sidework.model.job import Claim
@@ -14,6 +13,7 @@ from sidework.storage.contract import Turn
 from sidework.storage.sqlite import rows
 
 if TYPE_CHECKING:
+    import sqlite3
     from collections.abc import Iterable, Iterator, Mapping, Sequence
     from datetime import datetime
 
@@ -158,7 +158,8 @@ class Turning:
         return connection.execute(self._sql["queue_settings"]).fetchall()
 
     def _running(self, connection: sqlite3.Connection, queue: str, *, but_by: int | None = None) -> int:
-        return int(self._one(connection, "running_in_queue", queue=queue, but_by=but_by))
+        number: int = self._one(connection, "running_in_queue", queue=queue, but_by=but_by)
+        return number
 
     def _suspect_queues(
         self, connection: sqlite3.Connection, want: Want, *, claimant: int | None = None
@@ -181,5 +182,5 @@ class Turning:
         due: str | None = self._one(connection, "next_due")
         return due
 
-    def _one(self, connection: sqlite3.Connection, statement: str, **parameters: object) -> object:
+    def _one(self, connection: sqlite3.Connection, statement: str, **parameters: object) -> Any:
         return connection.execute(self._sql[statement], parameters).fetchone()[0]
