@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypedDict, TypeVar, Unpack
 from sidework.clock import Clock, SystemClock
 from sidework.errors import JobNotFound
 from sidework.model.explain import Explanation, explain
+from sidework.model.health import Finding, diagnose
 from sidework.model.job import (
     ENDED,
     Job,
@@ -111,6 +112,12 @@ class BackgroundJobManager:
     def queues(self) -> Sequence[QueueInfo]:
         """Return every queue with jobs that have not ended, or that is paused or limited."""
         return self._ready().queues()
+
+    def examine(self) -> Sequence[Finding]:
+        """Look whether the database, its workers and its jobs are well; works on tables that cannot be used, too."""
+        examination = self._storage.examine()
+        workers = self._storage.workers() if examination.usable else ()
+        return diagnose(examination, workers, self._clock.now())
 
     # steer one
     def retry(self, job_id: int) -> bool:

@@ -131,6 +131,23 @@ class BackgroundService:
         for module in self._imports:
             importlib.import_module(module)
 
+    def describe(self) -> Mapping[str, str]:
+        """Say in words what this service is: database, durability, handlers, queues, concurrency, wake-up."""
+        doorbell = self._storage.doorbell()
+        try:
+            wake_up = doorbell.mechanism
+        finally:
+            doorbell.close()
+        limits = "".join(f", at most {limit} of {queue} over all services" for queue, limit in self._limits.items())
+        return {
+            "database": self._storage.name,
+            "durability": self._storage.promise,
+            "handlers": ", ".join(sorted(self.handlers)),
+            "queues": "all" if self.queues is None else ", ".join(self.queues),
+            "concurrency": f"{self.concurrency} in each queue{limits}",
+            "wake-up": wake_up,
+        }
+
     # ------------------------------------------------------------------------------------------------- enqueue
 
     def enqueue(

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from sidework.model.health import Examination
 from sidework.model.job import (
     Claim,
     ClaimedJob,
@@ -143,6 +144,10 @@ class Doorbell(Protocol):
     A hint, and never relied on: who waits also looks by itself at least once a second.
     """
 
+    @property
+    def mechanism(self) -> str:
+        """How it learns of commits, in a word, such as 'inotify'."""
+
     def changed(self) -> bool:
         """Whether anybody has committed since the last call. Cheap, takes no lock."""
 
@@ -264,6 +269,9 @@ class Storage(Protocol):
 
     def queues(self) -> list[QueueInfo]:
         """Return every queue that has jobs not yet ended, is paused or has a limit."""
+
+    def examine(self) -> Examination:
+        """Look at the database itself: library, files, settings, schema, damage; raises only where it cannot be opened."""
 
     def facts(self, job_id: int) -> JobFacts | None:
         """Return what decides whether this job runs, in one consistent read, or None if there is no such job."""

@@ -20,7 +20,7 @@ import msgspec
 from sidework.errors import WorkerLost
 from sidework.model.job import LostJob
 from sidework.storage.contract import Renewal, Turn, Want
-from sidework.storage.sqlite import migrate, rows
+from sidework.storage.sqlite import examine, migrate, rows
 from sidework.storage.sqlite.callers import Callers
 from sidework.storage.sqlite.connect import connect, translate
 from sidework.storage.sqlite.doorbell import SqliteDoorbell
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
+    from sidework.model.health import Examination
     from sidework.model.job import (
         Claim,
         ClaimedJob,

@@ -1,0 +1,82 @@
+"""`sidework run`: the service as a process of its own, or as several."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib.metadata import version as version_of
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sidework.cli.failures import ExitCode, UsageError
+from sidework.cli.loading import load_service
+from sidework.cli.output import say
+from sidework.cli.supervisor import Supervisor, command_again
+
+if TYPE_CHECKING:
+    from sidework import BackgroundService
+
+
+def run(
+    app: Annotated[str | None, typer.Argument(metavar="APP", envvar="SIDEWORK_APP", help="module:attribute.")] = None,
+    app_option: Annotated[str | None, typer.Option("--app", "-A", metavar="APP", help="The same as APP.")] = None,
+    queues: Annotated[str | None, typer.Option("--queues", metavar="A,B", help="Serve only these queues.")] = None,
+    concurrency: Annotated[
+        int | None, typer.Option("--concurrency", "-c", min=1, metavar="N", help="Jobs at once in each queue.")
+    ] = None,
+    processes: Annotated[int, typer.Option("--processes", min=1, metavar="N", help="Run so many of these.")] = 1,
+    until_idle: Annotated[bool, typer.Option("--until-idle", help="Stop when nothing is left to do.")] = False,
+    reload: Annotated[bool, typer.Option("--reload", help="Start again when a .py file here changes.")] = False,
+) -> None:
+    """Run the jobs of an app.
+
+    Ctrl-C or SIGTERM lets running jobs end; a second one gives back what is unfinished, without using an attempt; a third
+    leaves at once. Exit code 4: stopped with work given back.
+    """
+    name = app_option or app
+    service = load_service(name)
+    service.load_imports()
+    if not service.handlers:
+        raise UsageError(f"{name} has no handlers; register one with @service.handler, or name its module in imports=")
+    if processes > 1 or reload:
+        supervisor = Supervisor(
+            command_again(_arguments(name or "", queues, concurrency, until_idle=until_idle)),
+            count=processes,
+            restart_on_change=Path.cwd() if reload else None,
+        )
+        raise typer.Exit(supervisor.run())
+    _adjust(service, queues, concurrency)
+    service.migrate()
+    _announce(service)
+    finished = service.run_until_idle() if until_idle else service.run()
+    raise typer.Exit(ExitCode.DONE if finished else ExitCode.GIVEN_BACK)
+
+
+def _arguments(app: str, queues: str | None, concurrency: int | None, *, until_idle: bool) -> list[str]:
+    """Return what each of several processes is called with."""
+    return [
+        "run",
+        app,
+        *([f"--queues={queues}"] if queues else []),
+        *([f"--concurrency={concurrency}"] if concurrency else []),
+        *(["--until-idle"] if until_idle else []),
+    ]
+
+
+def _adjust(service: BackgroundService, queues: str | None, concurrency: int | None) -> None:
+    if concurrency is not None:
+        service.concurrency = concurrency
+    if queues is not None:
+        names = tuple(filter(None, (name.strip() for name in queues.split(","))))
+        if not names:
+            raise UsageError("--queues names no queue; write for instance --queues mail,default")
+        service.queues = names
+
+
+def _announce(service: BackgroundService) -> None:
+    say(f"sidework {version_of('sidework')}, process {os.getpid()}")
+    for name, value in service.describe().items():
+        say(f"  {name:12}{value}")
+    sys.stdout.flush()

@@ -1,0 +1,126 @@
+"""Commands for the database as a whole: migrate, prune, pause, resume, version."""
+
+from __future__ import annotations
+
+import sys
+from datetime import timedelta
+from importlib.metadata import version as version_of
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sidework.cli.conditions import statuses
+from sidework.cli.failures import ExitCode, UsageError
+from sidework.cli.loading import open_jobs, open_service
+from sidework.cli.options import App, AsJson, Database, DryRun, Key, OlderThan, Status, Yes
+from sidework.cli.output import print_answer, print_json, say
+from sidework.cli.steer import Manner, agreed, counted
+
+if TYPE_CHECKING:
+    from sidework import BackgroundJobManager
+    from sidework.model.job import RetentionRule
+
+QueueName = Annotated[str, typer.Argument(metavar="QUEUE", help="The name of the queue.")]
+
+
+def migrate(database: Database = None, app: App = None, as_json: AsJson = False) -> None:
+    """Create the tables, or bring them up to date; makes a missing SQLite file."""
+    version = open_service(database, app).migrate()
+    if as_json:
+        print_json({"schema_version": version})
+    else:
+        say(f"the tables are up to date (version {version})")
+
+
+def prune(
+    status: Status = None,
+    key: Key = None,
+    older_than: OlderThan = None,
+    yes: Yes = False,
+    dry_run: DryRun = False,
+    database: Database = None,
+    app: App = None,
+    as_json: AsJson = False,
+) -> None:
+    """Delete jobs that ended long ago: completed 7 days, failed and cancelled 30 days, or as --older-than says."""
+    manager = open_jobs(database, app)
+    rules = _rules(status, key, older_than)
+    manner = Manner(yes=yes, dry_run=dry_run, as_json=as_json)
+    number = _count_prunable(manager, rules)
+    if not dry_run and number:
+        if not agreed(f"{counted(number)} will be deleted. Go on", manner):
+            raise typer.Exit(ExitCode.NO)
+        number = manager.prune(rules)
+    what = "would be deleted" if dry_run else "deleted"
+    if as_json:
+        print_json({what.replace(" ", "_"): number})
+    else:
+        say(f"{counted(number)} {what}")
+
+
+def pause(queue: QueueName, database: Database = None, app: App = None, as_json: AsJson = False) -> None:
+    """Let no job of a queue begin; what runs goes on."""
+    open_jobs(database, app).pause(queue)
+    _tell_queue(queue, paused=True, as_json=as_json)
+
+
+def resume(queue: QueueName, database: Database = None, app: App = None, as_json: AsJson = False) -> None:
+    """Let the jobs of a paused queue begin again."""
+    open_jobs(database, app).resume(queue)
+    _tell_queue(queue, paused=False, as_json=as_json)
+
+
+def version(as_json: AsJson = False) -> None:
+    """Print the versions of sidework, Python and SQLite."""
+    import sqlite3
+
+    answer = {
+        "sidework": version_of("sidework"),
+        "python": sys.version.split()[0],
+        "sqlite": sqlite3.sqlite_version,
+    }
+    print_answer(answer, as_json=as_json)
+
+
+def _tell_queue(queue: str, *, paused: bool, as_json: bool) -> None:
+    if as_json:
+        print_json({"queue": queue, "paused": paused})
+    else:
+        say(f"queue {queue} is {'paused' if paused else 'going on'}")
+
+
+def _rules(status: list[str] | None, key: str | None, older_than: timedelta | None) -> list[RetentionRule]:
+    """Return what may go: the defaults, narrowed to the statuses and the key named, with the age given."""
+    import msgspec
+
+    from sidework.manager import DEFAULT_RETENTION
+    from sidework.model.job import ENDED
+
+    named = statuses(status)
+    if unended := named - ENDED:
+        raise UsageError(f"prune deletes what has ended, and {', '.join(sorted(unended))} has not; use `sidework delete`")
+    return [
+        msgspec.structs.replace(
+            rule,
+            statuses=rule.statuses & named if named else rule.statuses,
+            keep=rule.keep if older_than is None else older_than,
+            key=key,
+        )
+        for rule in DEFAULT_RETENTION
+    ]
+
+
+def _count_prunable(manager: BackgroundJobManager, rules: list[RetentionRule]) -> int:
+    from sidework.clock import SystemClock
+    from sidework.model.lifecycle import may_go
+
+    now = SystemClock().now()
+    ended = frozenset().union(*(rule.statuses for rule in rules))
+    number, after = 0, None
+    while ended and (page := manager.list(statuses=ended, after=after, limit=1000, newest_first=False)):
+        after = page[-1].id
+        number += sum(
+            may_go(rules, key=job.key, status=job.status, ended_at=job.finished_at or job.updated_at, now=now)
+            for job in page
+        )
+    return number

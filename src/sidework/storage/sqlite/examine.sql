@@ -1,0 +1,19 @@
+-- What `examine` asks a database about itself.
+
+-- :name journal_mode
+PRAGMA journal_mode;
+
+-- :name synchronous
+PRAGMA synchronous;
+
+-- Pages, cells and indexes; without comparing every index entry with its row, as integrity_check would.
+-- :name quick_check
+PRAGMA quick_check(5);
+
+-- :name ready_by_key
+SELECT job_key, count(*) FROM background_service_jobs WHERE status = 'PENDING' GROUP BY job_key;
+
+-- :name oldest_running
+SELECT id, job_key, last_attempt_at FROM background_service_jobs
+WHERE status = 'RUNNING' AND last_attempt_at IS NOT NULL
+ORDER BY last_attempt_at LIMIT 1;
