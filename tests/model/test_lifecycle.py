@@ -1,0 +1,163 @@
+"""The rules of a job's life, without any database."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from itertools import product
+from typing import Any
+
+import pytest
+
+from sidework.model.job import Claim, ClaimedJob, JobStatus
+from sidework.model.lifecycle import (
+    MOVES,
+    Cancelled,
+    Discarded,
+    GivenBack,
+    Happening,
+    Policy,
+    Raised,
+    Returned,
+    Snoozed,
+    WorkerDied,
+    blame,
+    decide,
+)
+
+NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
+HALF = 0.5
+
+
+def job(**fields: Any) -> ClaimedJob:
+    given = {"attempts": 0, "max_attempts": 3, "crashes": 0, "queue": "default", "priority": 0, "payload": None} | fields
+    return ClaimedJob(claim=Claim(7, 4), key="k", created_at="2026-01-01T11:00:00.000Z", **given)
+
+
+def outcome(happened: Happening, policy: Policy = Policy(), **fields: Any) -> Any:
+    return decide(job(**fields), happened, policy, now=NOW, chance=HALF)
+
+
+def test_a_return_completes_and_counts_the_attempt() -> None:
+    end = outcome(Returned("42"), attempts=1)
+    assert (end.status, end.attempts, end.result, end.error, end.run_at) == (JobStatus.COMPLETED, 2, "42", None, None)
+    assert end.claim == Claim(7, 4)
+
+
+def test_a_failure_with_attempts_left_is_tried_again_by_back_off() -> None:
+    end = outcome(Raised("ValueError: x"), attempts=1)
+    assert (end.status, end.attempts, end.error) == (JobStatus.SCHEDULED, 2, "ValueError: x")
+    assert end.run_at == NOW + timedelta(seconds=2 * HALF)
+
+
+def test_the_last_failure_is_the_end() -> None:
+    end = outcome(Raised("ValueError: x"), attempts=2)
+    assert (end.status, end.attempts, end.error, end.run_at) == (JobStatus.FAILED, 3, "ValueError: x", None)
+
+
+def test_a_wait_that_the_handler_names_replaces_the_back_off() -> None:
+    assert outcome(Raised("x", timedelta(minutes=5))).run_at == NOW + timedelta(minutes=5)
+    assert outcome(Raised("x", timedelta(minutes=5)), attempts=2).status is JobStatus.FAILED
+
+
+def test_back_off_follows_the_policy() -> None:
+    assert outcome(Raised("x"), Policy(backoff=(10.0, 60.0)), attempts=1).run_at == NOW + timedelta(seconds=60)
+
+
+def test_a_snooze_uses_no_attempt() -> None:
+    end = outcome(Snoozed(timedelta(seconds=9)), attempts=2)
+    assert (end.status, end.attempts, end.run_at) == (JobStatus.SCHEDULED, 2, NOW + timedelta(seconds=9))
+
+
+def test_a_discard_fails_at_once() -> None:
+    end = outcome(Discarded("no such user"))
+    assert (end.status, end.attempts, end.error) == (JobStatus.FAILED, 1, "no such user")
+
+
+def test_a_cancelled_attempt_ends_the_job_without_using_an_attempt() -> None:
+    end = outcome(Cancelled("cancelled by request"), attempts=1)
+    assert (end.status, end.attempts) == (JobStatus.CANCELLED, 1)
+
+
+def test_what_is_given_back_is_ready_as_before() -> None:
+    end = outcome(GivenBack(), attempts=1, crashes=1)
+    assert (end.status, end.attempts, end.crashes, end.run_at) == (JobStatus.PENDING, 1, 1, None)
+
+
+def test_the_first_death_counts_as_a_crash_and_not_as_an_attempt() -> None:
+    end = outcome(WorkerDied(suspected=True), attempts=1)
+    assert (end.status, end.attempts, end.crashes, end.run_at) == (JobStatus.SCHEDULED, 1, 1, NOW)
+
+
+def test_later_deaths_wait_by_back_off() -> None:
+    assert outcome(WorkerDied(suspected=True), crashes=1).run_at == NOW + timedelta(seconds=HALF)
+
+
+def test_the_third_death_fails_the_job_with_the_reason() -> None:
+    end = outcome(WorkerDied(suspected=True), crashes=2)
+    assert (end.status, end.crashes) == (JobStatus.FAILED, 3)
+    assert "died 3 times" in end.error
+
+
+def test_how_many_deaths_are_borne_is_an_option() -> None:
+    assert outcome(WorkerDied(suspected=True), Policy(max_crashes=5), crashes=3).status is JobStatus.SCHEDULED
+    assert outcome(WorkerDied(suspected=True), Policy(max_crashes=1)).status is JobStatus.FAILED
+
+
+def test_an_innocent_neighbour_is_ready_again_uncharged() -> None:
+    end = outcome(WorkerDied(suspected=False), attempts=1)
+    assert (end.status, end.attempts, end.crashes) == (JobStatus.PENDING, 1, 0)
+
+
+def test_at_most_once_means_no_second_start_after_a_death() -> None:
+    for suspected in (True, False):
+        end = outcome(WorkerDied(suspected=suspected), max_attempts=1)
+        assert end.status is JobStatus.FAILED
+        assert "at most once" in end.error
+
+
+def test_a_death_carries_out_a_cancel_request() -> None:
+    assert outcome(WorkerDied(suspected=True, cancel_requested=True), max_attempts=1).status is JobStatus.CANCELLED
+
+
+@pytest.mark.parametrize(
+    ("crashed_before", "charged"),
+    [
+        ([], []),
+        ([False], [True]),
+        ([False, False, False], [True, True, True]),
+        ([True], [True]),
+        ([False, True, False], [False, True, False]),
+    ],
+)
+def test_a_job_that_was_there_before_takes_the_blame_for_its_neighbours(
+    crashed_before: list[bool], charged: list[bool]
+) -> None:
+    assert blame(crashed_before) == charged
+
+
+HAPPENINGS: tuple[Happening, ...] = (
+    Returned(None),
+    Raised("x"),
+    Snoozed(timedelta(1)),
+    Discarded("x"),
+    Cancelled("x"),
+    GivenBack(),
+    WorkerDied(suspected=True),
+    WorkerDied(suspected=False),
+)
+
+
+@pytest.mark.parametrize(("happened", "attempts", "crashes"), [*product(HAPPENINGS, range(3), range(3))])
+def test_every_outcome_is_an_allowed_move_that_never_counts_backwards(
+    happened: Happening, attempts: int, crashes: int
+) -> None:
+    end = outcome(happened, attempts=attempts, crashes=crashes)
+    assert end.status in MOVES[JobStatus.RUNNING]
+    assert (end.status is JobStatus.SCHEDULED) == (end.run_at is not None)
+    assert attempts <= end.attempts <= attempts + 1
+    assert crashes <= end.crashes <= crashes + 1
+
+
+def test_nothing_but_a_retry_leads_out_of_an_end() -> None:
+    assert MOVES[JobStatus.COMPLETED] == frozenset()
+    assert MOVES[JobStatus.FAILED] == MOVES[JobStatus.CANCELLED] == {JobStatus.PENDING}
