@@ -6,12 +6,12 @@ import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from importlib.resources.abc import Traversable
 
 _HEADER = re.compile(r"^-- :name (\w+)$", re.MULTILINE)
 
 
-def load(path: Path) -> dict[str, str]:
+def load(path: Traversable) -> dict[str, str]:
     """Return the statements of a file by name, without the comments that stand before them.
 
     Raises ValueError where a name stands twice: the second would silently hide the first.

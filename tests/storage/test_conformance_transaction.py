@@ -1,0 +1,131 @@
+"""What every store must do with the transaction of an attempt: effects and completion together, or neither."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.storage.crew import NOON, Crew, Hand, at, ended, given_back, ids, job, later, look, put, status
+
+from sidework.errors import JobLost
+from sidework.model.job import JobStatus
+
+if TYPE_CHECKING:
+    from sidework.storage.contract import Storage
+
+
+@pytest.fixture
+def hand(storage: Storage, crew: Crew) -> Hand:
+    """Return a worker, with a table that its handlers write to."""
+    worker = crew.hire(storage, keys={"k", "setup", "read"})
+    put(storage, job("setup"))
+    held = worker.claim_one()
+    transaction = storage.transaction(held.claim)
+    transaction.connection.execute("CREATE TABLE effects (n INTEGER)")
+    assert transaction.commit(ended(held), now=NOON)
+    transaction.close()
+    return worker
+
+
+def effects(hand: Hand) -> list[int]:
+    """Return what handlers have written, as a handler sees it."""
+    (job_id,) = put(hand.storage, job("read", priority=99))
+    held = hand.claim_one()
+    assert held.id == job_id
+    transaction = hand.storage.transaction(held.claim)
+    rows = transaction.connection.execute("SELECT n FROM effects ORDER BY n").fetchall()
+    transaction.close()
+    hand.settle(ended(held))
+    return [row[0] for row in rows]
+
+
+def test_effects_and_completion_are_committed_together(storage: Storage, hand: Hand) -> None:
+    (job_id,) = put(storage)
+    held = hand.claim_one()
+    transaction = storage.transaction(held.claim)
+    transaction.connection.execute("INSERT INTO effects VALUES (1)")
+    assert transaction.begun
+    assert status(storage, job_id) is JobStatus.RUNNING
+    assert transaction.commit(ended(held, result='"done"'), now=at(4))
+    transaction.close()
+    kept = look(storage, job_id)
+    assert (kept.status, kept.result, kept.attempts, kept.finished_at) == (JobStatus.COMPLETED, "done", 1, at(4))
+    assert effects(hand) == [1]
+
+
+def test_nothing_is_visible_before_the_commit_and_nothing_remains_after_an_abort(storage: Storage, hand: Hand) -> None:
+    put(storage)
+    held = hand.claim_one()
+    transaction = storage.transaction(held.claim)
+    transaction.connection.execute("INSERT INTO effects VALUES (1)")
+    transaction.abort()
+    transaction.abort()
+    assert effects(hand) == []
+    assert not hand.settle(later(held, 60)).refused
+
+
+def test_closing_without_an_outcome_rolls_back(storage: Storage, hand: Hand) -> None:
+    (job_id,) = put(storage)
+    transaction = storage.transaction(hand.claim_one().claim)
+    transaction.connection.execute("INSERT INTO effects VALUES (1)")
+    transaction.close()
+    assert (effects(hand), status(storage, job_id)) == ([], JobStatus.RUNNING)
+
+
+def test_a_superseded_attempt_cannot_begin(storage: Storage, hand: Hand) -> None:
+    put(storage)
+    held = hand.claim_one()
+    hand.settle(given_back(held))
+    hand.claim_one()
+    transaction = storage.transaction(held.claim)
+    with pytest.raises(JobLost):
+        transaction.begin()
+    transaction.close()
+
+
+def test_a_superseded_attempt_that_only_read_cannot_complete(storage: Storage, hand: Hand) -> None:
+    (job_id,) = put(storage)
+    held = hand.claim_one()
+    transaction = storage.transaction(held.claim)
+    transaction.connection.execute("SELECT n FROM effects").fetchall()
+    hand.settle(given_back(held))
+    hand.claim_one()
+    assert not transaction.begun
+    assert not transaction.commit(ended(held), now=NOON)
+    transaction.close()
+    assert (effects(hand), status(storage, job_id)) == ([], JobStatus.RUNNING)
+
+
+def test_jobs_put_in_through_a_transaction_exist_if_and_only_if_it_commits(storage: Storage, hand: Hand) -> None:
+    put(storage, job(priority=2), job(priority=1))
+    first, second = hand.claim()
+    aborted = storage.transaction(first.claim)
+    (never,) = aborted.insert([job()], now=NOON)
+    aborted.abort()
+    assert storage.get(never) is None
+    committed = storage.transaction(second.claim)
+    given = committed.insert([job(priority=1), job(run_at=at(60))], now=NOON)
+    assert committed.begun
+    assert committed.commit(ended(second), now=NOON)
+    committed.close()
+    assert ids(hand.claim()) == given[:1]
+    assert [status(storage, job_id) for job_id in given] == [JobStatus.RUNNING, JobStatus.SCHEDULED]
+
+
+def test_a_unique_key_holds_inside_a_transaction_too(storage: Storage, hand: Hand) -> None:
+    (holder,) = put(storage, job("other", unique_key="u"))
+    put(storage)
+    held = hand.claim_one()
+    transaction = storage.transaction(held.claim)
+    assert transaction.insert([job("other", unique_key="u")], now=NOON) == [holder]
+    transaction.close()
+
+
+def test_an_outcome_that_is_no_completion_is_written_too(storage: Storage, hand: Hand) -> None:
+    (job_id,) = put(storage)
+    held = hand.claim_one()
+    transaction = storage.transaction(held.claim)
+    transaction.begin()
+    assert transaction.commit(later(held, 60), now=NOON)
+    transaction.close()
+    assert (status(storage, job_id), look(storage, job_id).run_at) == (JobStatus.SCHEDULED, at(60))

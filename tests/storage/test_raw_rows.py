@@ -1,0 +1,155 @@
+"""What the SQLite store must bear from others in the same file: their rows, triggers, constraints and locks."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.storage.crew import NOON, Crew, Hand, at, ended, ids, job, look, put, status
+
+from sidework.model.job import JobStatus, NewJob
+from sidework.storage.open import open_storage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from sidework.storage.contract import Storage
+
+SEED_INSERT = (
+    "INSERT INTO background_service_jobs (job_key, payload, priority, max_attempts, status) "
+    "VALUES (?, ?, ?, ?, 'PENDING')"
+)
+REFUSE = """
+CREATE TRIGGER refuse_some BEFORE UPDATE ON background_service_jobs WHEN NEW.result = '"bad"'
+BEGIN SELECT RAISE(ABORT, 'the application forbids this'); END
+"""
+
+
+@pytest.fixture
+def raw(storage: Storage, tmp_path: Path) -> Iterator[sqlite3.Connection]:
+    """Yield the application's own connection to the file of the store."""
+    assert storage.name
+    with closing(sqlite3.connect(tmp_path / "app.db", isolation_level=None)) as connection:
+        yield connection
+
+
+def test_a_row_from_any_program_is_a_job(storage: Storage, raw: sqlite3.Connection, hand: Hand) -> None:
+    raw.execute(SEED_INSERT, ("k", '{"a": 1}', 5, 2))
+    claimed = hand.claim_one()
+    assert (claimed.payload, claimed.priority, claimed.max_attempts, claimed.claim.number) == ('{"a": 1}', 5, 2, 1)
+    assert look(storage, claimed.id).payload == {"a": 1}
+
+
+def test_an_outcome_that_the_database_refuses_does_not_hold_up_its_neighbours(
+    storage: Storage, raw: sqlite3.Connection, hand: Hand
+) -> None:
+    given = put(storage, *(job() for _ in range(5)))
+    raw.execute(REFUSE)
+    held = hand.claim()
+    results = ['"ok"', '"ok"', '"bad"', '"ok"', '"ok"']
+    (more,) = put(storage)
+    turn = hand.turn(*(ended(each, result=text) for each, text in zip(held, results, strict=True)), room=1)
+    assert list(turn.failed) == [held[2].claim]
+    assert "the application forbids this" in turn.failed[held[2].claim]
+    assert turn.refused == frozenset()
+    assert ids(turn.claimed) == [more]
+    expected = [JobStatus.RUNNING if n == 2 else JobStatus.COMPLETED for n in range(5)]
+    assert [status(storage, job_id) for job_id in given] == expected
+    assert hand.settle(ended(held[2], JobStatus.FAILED)).failed == {}
+
+
+def test_a_refused_and_a_stale_outcome_are_told_apart_in_one_batch(
+    storage: Storage, raw: sqlite3.Connection, hand: Hand
+) -> None:
+    put(storage, job(), job(), job())
+    raw.execute(REFUSE)
+    good, bad, stale = hand.claim()
+    hand.settle(ended(stale))
+    turn = hand.settle(ended(good), ended(bad, result='"bad"'), ended(stale))
+    assert (set(turn.failed), turn.refused) == ({bad.claim}, frozenset({stale.claim}))
+
+
+def test_a_constraint_of_the_user_that_two_outcomes_break_fails_only_the_second(
+    storage: Storage, raw: sqlite3.Connection, hand: Hand
+) -> None:
+    put(storage, job(), job(), job())
+    raw.execute("CREATE UNIQUE INDEX one_result ON background_service_jobs (result)")
+    held = hand.claim()
+    turn = hand.settle(*(ended(each, result=text) for each, text in zip(held, ["1", "1", "2"], strict=True)))
+    assert len(turn.failed) == 1
+    assert set(turn.failed) < {held[0].claim, held[1].claim}
+    assert storage.counts()[JobStatus.COMPLETED] == 2
+
+
+def test_of_jobs_put_in_together_all_or_none_exist(storage: Storage, raw: sqlite3.Connection) -> None:
+    raw.execute(
+        "CREATE TRIGGER no_odd BEFORE INSERT ON background_service_jobs WHEN NEW.priority = 13 "
+        "BEGIN SELECT RAISE(ABORT, 'bad luck'); END"
+    )
+    with pytest.raises(Exception, match="bad luck"):
+        put(storage, job(), job(priority=13), job())
+    assert storage.counts()[JobStatus.PENDING] == 0
+    assert len(put(storage, job(), job(priority=14))) == 2
+
+
+def test_a_turn_with_nothing_to_write_asks_for_no_lock(
+    storage: Storage, raw: sqlite3.Connection, tmp_path: Path, crew: Crew
+) -> None:
+    impatient = open_storage(str(tmp_path / "app.db"), wait=0.01)
+    hand = crew.hire(impatient)
+    put(storage, job("other"), job(run_at=at(60)))
+    raw.execute("BEGIN IMMEDIATE")
+    turn = hand.turn(room=5)
+    assert (list(turn.claimed), turn.next_due) == ([], at(60))
+    assert impatient.prune([], after=0, limit=100, now=NOON) == (0, None)
+    assert impatient.lost(limit=10) == []
+    assert impatient.forget_dead_workers() == 0
+    raw.execute("ROLLBACK")
+    hand.seat.leave()
+    impatient.close()
+
+
+def test_what_a_store_writes_is_stamped_with_the_time_it_is_told(
+    storage: Storage, raw: sqlite3.Connection, hand: Hand
+) -> None:
+    put(storage, job(), job(run_at=at(60)), time=1)
+    claimed, _ = hand.claim(time=61)
+    hand.settle(ended(claimed), time=62)
+    storage.cancel(put(storage, time=3), now=at(63))
+    columns = "created_at, last_attempt_at, finished_at, run_at"
+    stamps = {text for row in raw.execute(f"SELECT {columns} FROM background_service_jobs") for text in row if text}
+    assert stamps <= {f"2026-01-01T12:{n // 60:02}:{n % 60:02}.000Z" for n in (1, 3, 60, 61, 62, 63)}
+
+
+def test_a_claim_number_is_not_lowered_by_anything_the_store_does(
+    storage: Storage, raw: sqlite3.Connection, hand: Hand
+) -> None:
+    (job_id,) = put(storage)
+
+    def claims() -> int:
+        (number,) = raw.execute("SELECT claims FROM background_service_jobs").fetchone()
+        assert isinstance(number, int)
+        return number
+
+    hand.settle(ended(hand.claim_one(), JobStatus.FAILED))
+    storage.retry([job_id], now=NOON)
+    storage.set_priority([job_id], 3, now=NOON)
+    storage.cancel([job_id], now=NOON)
+    storage.retry([job_id], now=NOON)
+    assert claims() == 1
+    hand.claim_one()
+    assert claims() == 2
+
+
+def test_a_row_with_strange_values_is_shown_and_harms_nobody(
+    storage: Storage, raw: sqlite3.Connection, hand: Hand
+) -> None:
+    raw.execute("INSERT INTO background_service_jobs (job_key, payload, result) VALUES ('k', x'ff00', 'not json')")
+    raw.execute("INSERT INTO background_service_jobs (job_key, payload) VALUES ('k', CAST(x'ff' AS TEXT))")
+    storage.insert([NewJob(key="k")], now=NOON)
+    assert len(hand.claim()) == 3
+    assert look(storage, 1).result == "not json"
+    assert look(storage, 3).payload is None
