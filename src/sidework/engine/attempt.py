@@ -1,0 +1,284 @@
+"""`Attempt`: one try of one job, from its claim to its outcome; and the `Desk`, what all attempts of a worker share."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from sidework.errors import Discard, JobLost, Retry, SideworkError, Snooze
+from sidework.model.job import LogLine, Progress, Report
+from sidework.model.lifecycle import (
+    DEFAULT_POLICY,
+    Cancelled,
+    Discarded,
+    GivenBack,
+    Happening,
+    Raised,
+    Returned,
+    Snoozed,
+    decide,
+)
+from sidework.model.payload import MAX_ERROR_BYTES, clean_text, error_text
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+    from datetime import datetime
+
+    from sidework.clock import Clock
+    from sidework.engine.events import Announcer, Event
+    from sidework.engine.timer import Alarm
+    from sidework.model.handler import JobHandler
+    from sidework.model.job import ClaimedJob, Outcome
+    from sidework.storage.contract import AsyncJobTransaction, JobTransaction, Storage
+
+MOST_LINES_AT_ONCE = 1000
+"""Log lines of one attempt that are kept between two reports."""
+LONGEST_WAIT = timedelta(days=36_500)
+CANCELLED_BY_REQUEST = "cancelled by request"
+
+
+class Stop(Enum):
+    """Why an attempt is to end from outside."""
+
+    TIMEOUT = "it ran longer than its timeout"
+    CANCEL = "somebody asked for its cancellation"
+    GIVE_BACK = "the worker stops"
+    LOST = "the job is held by somebody else"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Desk:
+    """What all attempts of one worker share."""
+
+    storage: Storage
+    clock: Clock
+    chance: Callable[[], float]
+    announce: Announcer
+    news: Callable[[Attempt], None]
+    """Told, from any thread, that an attempt has something to report."""
+
+
+class Attempt:
+    """One try of one job. Its fields belong to the event loop's thread, except where a method says otherwise."""
+
+    __slots__ = (
+        "_desk", "_door", "_dropped_lines", "_has_news", "_lines", "_progress", "aborted", "alarm", "began",
+        "committing", "completed_elsewhere", "finishing", "handler", "happened", "in_block", "in_thread", "job",
+        "lock_seconds", "lost", "outcome", "over", "patience", "raised_after_end", "result", "seconds", "settled",
+        "started_at", "stop", "task", "timeout", "transaction",
+    )  # fmt: skip
+
+    def __init__(self, job: ClaimedJob, handler: JobHandler[..., Any] | None, desk: Desk) -> None:
+        """Take the job as it was claimed and its handler (None: there is none here any more)."""
+        self.job = job
+        self.handler = handler
+        self.timeout: float | None = None
+        self.in_thread = False
+        self.task: asyncio.Task[None] | None = None
+        self.alarm: Alarm | None = None
+        self.patience: Alarm | None = None
+        self.started_at = desk.clock.monotonic()
+        self.seconds = 0.0
+        self.began = False
+        """The handler's task has come to its first step."""
+        self.stop: Stop | None = None
+        self.finishing = False
+        """The handler is done with, and what follows is ours and short: not to be interrupted."""
+        self.over = False
+        """Its end was taken; whatever still comes from the handler does not count."""
+        self.happened: Happening | None = None
+        self.outcome: Outcome | None = None
+        self.settled = False
+        """Its own transaction has written the outcome."""
+        self.completed_elsewhere = False
+        """`job.complete()` has written the outcome in the user's session; whether that commits is the user's affair."""
+        self.lost = False
+        self.raised_after_end: str | None = None
+        self.transaction: Any = None  # JobTransaction or AsyncJobTransaction, as the handler is
+        self.in_block = False
+        self.committing = False
+        self.aborted = False
+        self.lock_seconds = 0.0
+        """The longest that `job.transaction()` held the write lock."""
+        self.result: object = None
+        self._desk = desk
+        self._door = threading.Lock()
+        self._has_news = False
+        self._progress: Progress | None = None
+        self._lines: deque[LogLine] = deque(maxlen=MOST_LINES_AT_ONCE)
+        self._dropped_lines = 0
+
+    @property
+    def number(self) -> int:
+        """Which try this is, counted from 1."""
+        return self.job.attempts + 1
+
+    @property
+    def storage(self) -> Storage:
+        """The storage that holds the job."""
+        return self._desk.storage
+
+    def announce(self, event: Callable[..., Event], **facts: object) -> None:
+        """Tell the world an event about this attempt. On the loop only."""
+        job = self.job
+        self._desk.announce(event(job_id=job.id, key=job.key, queue=job.queue, attempt=self.number, **facts))
+
+    def now(self) -> datetime:
+        """Return the time."""
+        return self._desk.clock.now()
+
+    def monotonic(self) -> float:
+        """Return seconds that never go back."""
+        return self._desk.clock.monotonic()
+
+    # ------------------------------------------------------------------------------------------- how it ends
+
+    def outcome_of(self, happened: Happening) -> Outcome:
+        """Return what is to be written about this."""
+        policy = DEFAULT_POLICY if self.handler is None else self.handler.policy(self.job)
+        return decide(self.job, happened, policy, now=self.now(), chance=self._desk.chance())
+
+    def refused(self, reason: str) -> Outcome:
+        """Return what is to be written instead of an outcome that could not be made or kept: FAILED."""
+        happened = Discarded(clean_text(reason, MAX_ERROR_BYTES))
+        return decide(self.job, happened, DEFAULT_POLICY, now=self.now(), chance=0.0)
+
+    def returned(self, value: object) -> Returned:
+        """Return what it means that the handler returned this. Raises Discard if it cannot be kept."""
+        if value is None or self.handler is None:
+            return Returned(None)
+        try:
+            return Returned(self.handler.encode_result(value))
+        except Exception as error:
+            raise Discard(f"what the handler returned cannot be kept as a result: {error}") from error
+
+    def raised(self, error: BaseException) -> Happening:
+        """Return what it means that the handler raised this."""
+        match error:
+            case Retry():
+                return Raised(error_text(error), None if error.after is None else waiting_time(error.after))
+            case Snooze():
+                return Snoozed(waiting_time(error.after))
+            case Discard():
+                return Discarded(clean_text(str(error.reason), MAX_ERROR_BYTES))
+            case _ if self.stop is None:
+                return Raised(error_text(error))
+            case _:
+                return self.stopped(error)
+
+    def stopped(self, cause: BaseException | None = None) -> Happening:
+        """Return what it means that the attempt was ended from outside. `cause`: what the handler raised then."""
+        match self.stop:
+            case Stop.CANCEL:
+                return Cancelled(CANCELLED_BY_REQUEST)
+            case Stop.TIMEOUT:
+                error = TimeoutError(f"the handler ran longer than its timeout of {self.timeout:g} s")
+                error.__cause__ = cause
+                return Raised(error_text(error))
+            case _:
+                return GivenBack()
+
+    # ------------------------------------------------------------------------------------------ its transaction
+
+    @property
+    def may_not_be_interrupted(self) -> bool:
+        """Whether its outcome is being written right now."""
+        return self.finishing or self.committing
+
+    def open_transaction(self) -> JobTransaction | AsyncJobTransaction:
+        """Return its transaction, opened if need be. From the handler's thread. Raises JobLost once it is aborted."""
+        with self._door:
+            if self.aborted:
+                raise JobLost(
+                    f"the attempt of job {self.job.id} is over: {self.stop.value if self.stop else 'aborted'}"
+                )
+            if self.transaction is None:
+                is_async = self.handler is not None and self.handler.is_async
+                open_it = self.storage.async_transaction if is_async else self.storage.transaction
+                self.transaction = open_it(self.job.claim)
+            transaction: JobTransaction | AsyncJobTransaction = self.transaction
+            return transaction
+
+    def open_block(self) -> JobTransaction | AsyncJobTransaction:
+        """Return its transaction for `job.transaction()`. Raises SideworkError if the job is completed already."""
+        if self.settled or self.in_block:
+            state = "has completed its job" if self.settled else "is in job.transaction() already"
+            raise SideworkError(f"job.transaction() is there once per attempt, and this one {state}")
+        return self.open_transaction()
+
+    def close_door(self) -> JobTransaction | AsyncJobTransaction | None:
+        """Let no transaction be opened any more; return the one that is open."""
+        with self._door:
+            self.aborted = True
+            transaction: JobTransaction | AsyncJobTransaction | None = self.transaction
+            return transaction
+
+    def commit(self, value: object) -> None:
+        """Write the outcome and commit the handler's writes with it. Raises JobLost if it no longer holds the job."""
+        outcome = self.outcome_of(self.returned(value))
+        self.committing = True
+        try:
+            self._committed(outcome, held=self.transaction.commit(outcome, now=self.now()))
+        finally:
+            self.committing = False
+
+    async def acommit(self, value: object) -> None:
+        """The same for an async handler."""
+        outcome = self.outcome_of(self.returned(value))
+        self.committing = True
+        try:
+            self._committed(outcome, held=await self.transaction.commit(outcome, now=self.now()))
+        finally:
+            self.committing = False
+
+    def _committed(self, outcome: Outcome, *, held: bool) -> None:
+        if not held:
+            self.lost = True
+            raise JobLost(f"job {self.job.id} is no longer held by this attempt; nothing was committed")
+        self.settled = True
+        self.outcome = outcome
+
+    # ------------------------------------------------------------------------------------------ what it reports
+
+    def set_progress(self, progress: Progress) -> None:
+        """Keep the latest progress for the next report. From any thread."""
+        self._progress = progress
+        self._tell()
+
+    def add_line(self, message: str) -> None:
+        """Keep a log line for the next report. From any thread."""
+        if len(self._lines) == MOST_LINES_AT_ONCE:
+            self._dropped_lines += 1
+        self._lines.append(LogLine(at=self.now(), message=message))
+        self._tell()
+
+    def take_report(self) -> Report | None:
+        """Return what there is to report since the last time, or None."""
+        self._has_news = False
+        progress, self._progress = self._progress, None
+        lines = [self._lines.popleft() for _ in range(len(self._lines))]
+        dropped, self._dropped_lines = self._dropped_lines, 0
+        if dropped:
+            lines.insert(0, LogLine(at=lines[0].at, message=f"({dropped} lines before this one were dropped)"))
+        if progress is None and not lines:
+            return None
+        return Report(claim=self.job.claim, progress=progress, lines=tuple(lines))
+
+    def _tell(self) -> None:
+        if not self._has_news and not self.over:
+            self._has_news = True
+            self._desk.news(self)
+
+
+def waiting_time(after: float | timedelta) -> timedelta:
+    """Return what a handler asked to wait for; never negative, at most a century."""
+    try:
+        wait = after if isinstance(after, timedelta) else timedelta(seconds=after)
+    except OverflowError:
+        wait = LONGEST_WAIT if after > 0 else timedelta(0)  # type: ignore[operator]
+    return min(max(wait, timedelta(0)), LONGEST_WAIT)

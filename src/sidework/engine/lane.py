@@ -1,0 +1,115 @@
+"""`Lane`: one queue as one worker sees it: what runs, what waits, and how much is worth having at hand."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sidework.model.job import Claim, ClaimedJob
+
+AHEAD_SECONDS = 0.05
+"""Jobs are claimed ahead for as long as this, so that a fast handler does not wait for each commit."""
+MOST_AHEAD = 1000
+STALE_SECONDS = 0.5
+"""Jobs claimed ahead that could not be started for so long are given back: the estimate was wrong."""
+WEIGHT = 0.3
+"""Of the newest measurement in a moving average."""
+
+
+class Lane:
+    """The running and the ready jobs of one queue."""
+
+    __slots__ = ("_ended", "_measured_at", "_per_second", "_seconds", "concurrency", "moved_at", "ready", "running")
+
+    def __init__(self, concurrency: int, monotonic: float) -> None:
+        """concurrency: how many of this queue may run at once. monotonic: the time now."""
+        self.concurrency = concurrency
+        self.running = 0
+        self.ready: deque[ClaimedJob] = deque()
+        self.moved_at = monotonic
+        """When a job was last started."""
+        self._ended = 0
+        self._measured_at = monotonic
+        self._seconds = 0.0
+        self._per_second = 0.0
+
+    @property
+    def held(self) -> int:
+        """How many jobs it has."""
+        return self.running + len(self.ready)
+
+    @property
+    def room(self) -> int:
+        """How many more could be started at once."""
+        return max(self.concurrency - self.held, 0)
+
+    @property
+    def ahead(self) -> int:
+        """How many more are worth claiming beyond `room`."""
+        return max(self.worth_having - max(self.held - self.concurrency, 0), 0)
+
+    @property
+    def worth_having(self) -> int:
+        """How many jobs beyond those that run could be started within AHEAD_SECONDS.
+
+        Two bounds, and the lower one holds: what ended per second, and what an attempt's duration allows. The first
+        knows that handlers which never wait run one after the other; the second is not deceived when several long
+        jobs happen to end together.
+        """
+        by_rate = self._per_second * AHEAD_SECONDS
+        if self._seconds > 0:
+            by_rate = min(by_rate, self.concurrency * AHEAD_SECONDS / self._seconds)
+        return min(int(by_rate), MOST_AHEAD)
+
+    def add(self, jobs: Sequence[ClaimedJob]) -> None:
+        """Take claimed jobs in; the order stays: higher priority first, then older."""
+        in_order = not self.ready or not jobs or _place(self.ready[-1]) <= _place(jobs[0])
+        self.ready.extend(jobs)
+        if not in_order:
+            self.ready = deque(sorted(self.ready, key=_place))
+
+    def next(self, monotonic: float) -> ClaimedJob | None:
+        """Return the job to start now, counted as running, or None."""
+        if not self.ready or self.running >= self.concurrency:
+            return None
+        self.running += 1
+        self.moved_at = monotonic
+        return self.ready.popleft()
+
+    def end(self, seconds: float) -> None:
+        """Say that a job which ran so long has ended."""
+        self.running -= 1
+        self._ended += 1
+        self._seconds += WEIGHT * (seconds - self._seconds)
+
+    def measure(self, monotonic: float) -> None:
+        """Take the ends since the last measurement into the rate."""
+        elapsed = monotonic - self._measured_at
+        if self._ended and elapsed > 0:
+            self._per_second += WEIGHT * (self._ended / elapsed - self._per_second)
+            self._ended = 0
+            self._measured_at = monotonic
+
+    def take_stale(self, monotonic: float) -> list[ClaimedJob]:
+        """Return the ready jobs if none could be started for too long, and claim no more ahead for now."""
+        if not self.ready or monotonic - self.moved_at < STALE_SECONDS:
+            return []
+        self._per_second = 0.0
+        return self.take_ready()
+
+    def drop(self, claim: Claim) -> None:
+        """Forget the ready job under this claim, if there is one."""
+        self.ready = deque(job for job in self.ready if job.claim != claim)
+
+    def take_ready(self) -> list[ClaimedJob]:
+        """Return the ready jobs and keep none."""
+        jobs = list(self.ready)
+        self.ready.clear()
+        return jobs
+
+
+def _place(job: ClaimedJob) -> tuple[int, int]:
+    return -job.priority, job.id

@@ -1,0 +1,298 @@
+"""`Runner`: begins attempts, ends them from outside where need be, and says what happened."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections import deque
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from sidework.engine.attempt import Attempt, Desk, Stop
+from sidework.engine.context import JobContext, current_job
+from sidework.engine.events import (
+    AbandonedHandlerEnded,
+    HandlerAbandoned,
+    JobStarted,
+    LockHeldLong,
+    RaisedAfterEnd,
+    logger,
+)
+from sidework.errors import Discard, InvalidPayload, UnknownJobKey
+from sidework.model.payload import error_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from sidework.engine.bridge import Bridge
+    from sidework.engine.executors import Threads
+    from sidework.engine.timer import Timer
+    from sidework.model.handler import JobHandler
+    from sidework.model.job import ClaimedJob, Outcome
+    from sidework.model.lifecycle import Happening
+
+CLEANUP_SECONDS = 10.0
+"""What a cancelled async handler gets for its finally-blocks before its attempt is over without it."""
+LONG_LOCK_SECONDS = 0.5
+
+
+class Runner:
+    """Runs attempts. Made and used on the event loop; what the handlers do happens in their own tasks and threads."""
+
+    def __init__(
+        self,
+        desk: Desk,
+        handlers: Mapping[str, JobHandler[..., Any]],
+        service: object,
+        *,
+        threads: Threads,
+        bridge: Bridge,
+        timer: Timer,
+        ended: Callable[[Attempt], None],
+    ) -> None:
+        """ended: called on the loop with each attempt that is over; its `outcome` is to be written unless None."""
+        self._desk = desk
+        self._handlers = handlers
+        self._service = service
+        self._threads = threads
+        self._bridge = bridge
+        self._timer = timer
+        self._tell_ended = ended
+        self._loop = asyncio.get_running_loop()
+        self._blank = contextvars.copy_context()  # handlers start from here, and never see each other's variables
+        self._done: deque[Attempt] = deque()
+        self._abandoning: set[asyncio.Task[None]] = set()
+
+    # ------------------------------------------------------------------------------------------------ beginning
+
+    def start(self, job: ClaimedJob) -> Attempt:
+        """Begin one attempt of a job and return at once."""
+        handler = self._handlers.get(job.key)
+        attempt = Attempt(job, handler, self._desk)
+        attempt.announce(JobStarted)
+        if handler is None or handler.is_async or handler.options.executor == "loop":
+            attempt.task = self._loop.create_task(self._run_on_loop(attempt), context=self._blank.copy())
+        else:
+            attempt.in_thread = attempt.began = True
+            self._threads.start(partial(self._blank.copy().run, self._run_in_thread, attempt))
+        if handler is not None and (timeout := handler.timeout_of(job)) is not None:
+            attempt.timeout = timeout
+            attempt.alarm = self._timer.call_later(timeout, self.stop, attempt, Stop.TIMEOUT)
+        return attempt
+
+    def unstarted(self, job: ClaimedJob) -> Attempt:
+        """Return an attempt of a job that is not going to begin."""
+        return Attempt(job, self._handlers.get(job.key), self._desk)
+
+    async def _run_on_loop(self, attempt: Attempt) -> None:
+        attempt.began = True
+        current_job.set(JobContext(attempt))
+        try:
+            if attempt.stop is None:
+                happened = await self._call_on_loop(attempt)
+            else:
+                happened = attempt.stopped()
+        except GeneratorExit:  # the loop is gone; nothing can be awaited or told any more
+            raise
+        except BaseException as error:  # noqa: BLE001 - a handler may raise SystemExit; it must not end the worker
+            attempt.finishing = True
+            await _roll_back_async(attempt)
+            happened = _what_it_means(attempt, error)
+        self._take_end(attempt, happened)
+
+    async def _call_on_loop(self, attempt: Attempt) -> Happening | None:
+        handler = _handler_of(attempt)
+        value = _function_of(handler)(**self._arguments(attempt, handler))
+        if handler.is_async:
+            value = await value
+        attempt.finishing = True
+        return await _conclude_async(attempt, value) if handler.is_async else _conclude(attempt, value)
+
+    def _run_in_thread(self, attempt: Attempt) -> None:
+        current_job.set(JobContext(attempt))
+        try:
+            handler = _handler_of(attempt)
+            value = _function_of(handler)(**self._arguments(attempt, handler))
+            attempt.finishing = True
+            attempt.happened = _conclude(attempt, value)
+        except BaseException as error:  # noqa: BLE001 - a handler may raise SystemExit; its thread lives on
+            attempt.finishing = True
+            _roll_back(attempt)
+            attempt.happened = _what_it_means(attempt, error)
+        self._post(attempt)
+
+    def _arguments(self, attempt: Attempt, handler: JobHandler[..., Any]) -> dict[str, Any]:
+        """Return what the function is called with. Raises InvalidPayload, or Discard where no later try could help."""
+        try:
+            arguments = handler.arguments(attempt.job.payload)
+        except InvalidPayload as error:
+            if error.not_json:
+                raise Discard(str(error)) from error
+            raise
+        for name in handler.given:
+            if name == "db":
+                arguments[name] = attempt.open_transaction().connection
+            elif name == "job":
+                arguments[name] = current_job.get()
+            elif name == "service":
+                arguments[name] = self._service
+        return arguments
+
+    # ------------------------------------------------------------------------------------------- from outside
+
+    def stop(self, attempt: Attempt, why: Stop) -> None:
+        """End an attempt from outside, as far as that is possible.
+
+        An async handler is cancelled. A handler in a thread sees `job.cancelled`; out of time or superseded, its
+        transaction is aborted and its attempt is over without it.
+        """
+        if attempt.over or attempt.may_not_be_interrupted:
+            return
+        first_time = attempt.stop is None
+        if first_time or why is Stop.LOST:
+            attempt.stop = why
+        if attempt.task is not None:
+            self._cancel(attempt, why, first_time=first_time)
+        elif why in (Stop.TIMEOUT, Stop.LOST):
+            self._begin_to_abandon(attempt)
+
+    def _cancel(self, attempt: Attempt, why: Stop, *, first_time: bool) -> None:
+        if attempt.task is not None and attempt.began and (first_time or why is not Stop.GIVE_BACK):
+            attempt.task.cancel()
+        if why in (Stop.TIMEOUT, Stop.LOST) and attempt.patience is None:
+            attempt.patience = self._timer.call_later(CLEANUP_SECONDS, self._begin_to_abandon, attempt)
+
+    def _begin_to_abandon(self, attempt: Attempt) -> None:
+        task = self._loop.create_task(self._abandon(attempt), context=self._blank.copy())
+        self._abandoning.add(task)
+        task.add_done_callback(self._abandoning.discard)
+
+    async def wait_for_aborts(self) -> None:
+        """Return when every abort that was begun is done."""
+        await asyncio.gather(*self._abandoning, return_exceptions=True)
+
+    async def _abandon(self, attempt: Attempt) -> None:
+        """Free what the handler holds of the database, and only then say that its attempt is over."""
+        if (transaction := attempt.close_door()) is not None:
+            try:
+                await self._bridge.call(transaction.abort)
+            except Exception:  # noqa: BLE001 - whatever it is, the attempt must come to its end
+                logger.exception("the transaction of job %d could not be aborted", attempt.job.id)
+        if attempt.over or attempt.may_not_be_interrupted:
+            return
+        attempt.announce(HandlerAbandoned, reason=attempt.stop.value if attempt.stop else "")
+        self._take_end(attempt, None if attempt.settled else attempt.stopped())
+
+    # --------------------------------------------------------------------------------------------------- ending
+
+    def _post(self, attempt: Attempt) -> None:
+        """Hand the end of a handler over to the loop; from its thread."""
+        self._done.append(attempt)
+        if len(self._done) == 1:
+            try:
+                self._loop.call_soon_threadsafe(self._collect)
+            except RuntimeError:  # the loop is closed: the worker has stopped without this handler
+                logger.warning("the handler of job %d ended after its worker had stopped", attempt.job.id)
+
+    def _collect(self) -> None:
+        while self._done:
+            attempt = self._done.popleft()
+            self._threads.ended()
+            self._take_end(attempt, attempt.happened)
+
+    def _take_end(self, attempt: Attempt, happened: Happening | None) -> None:
+        """Take the first end of an attempt; a later one is only told about. None: nothing is to be written."""
+        seconds = attempt.monotonic() - attempt.started_at
+        if attempt.over:
+            attempt.announce(AbandonedHandlerEnded, seconds=seconds)
+            return
+        attempt.over = True
+        attempt.seconds = seconds
+        for alarm in (attempt.alarm, attempt.patience):
+            if alarm is not None:
+                alarm.cancel()
+        if attempt.stop is Stop.LOST:
+            attempt.lost = True
+        elif happened is not None and not attempt.lost:
+            attempt.outcome = _decide(attempt, happened)
+        _tell_peculiarities(attempt)
+        self._tell_ended(attempt)
+
+
+def _tell_peculiarities(attempt: Attempt) -> None:
+    if attempt.lock_seconds >= LONG_LOCK_SECONDS:
+        attempt.announce(LockHeldLong, seconds=attempt.lock_seconds)
+    if attempt.raised_after_end is not None:
+        attempt.announce(RaisedAfterEnd, error_type=attempt.raised_after_end)
+
+
+def _handler_of(attempt: Attempt) -> JobHandler[..., Any]:
+    if attempt.handler is None:
+        raise UnknownJobKey(attempt.job.key)
+    return attempt.handler
+
+
+def _function_of(handler: JobHandler[..., Any]) -> Callable[..., Any]:
+    if handler.function is None:
+        raise UnknownJobKey(handler.key)
+    return handler.function
+
+
+def _conclude(attempt: Attempt, value: object) -> Happening | None:
+    """Return what it means that a sync handler returned; None if its transaction has written the end."""
+    if attempt.settled:
+        return None
+    transaction = attempt.transaction
+    if transaction is not None:
+        if transaction.begun:
+            attempt.commit(value)
+            return None
+        transaction.close()
+    return attempt.returned(value)
+
+
+async def _conclude_async(attempt: Attempt, value: object) -> Happening | None:
+    """The same for an async handler."""
+    if attempt.settled:
+        return None
+    transaction = attempt.transaction
+    if transaction is not None:
+        if transaction.begun:
+            await attempt.acommit(value)
+            return None
+        await transaction.close()
+    return attempt.returned(value)
+
+
+def _roll_back(attempt: Attempt) -> None:
+    if attempt.transaction is not None and not attempt.settled:
+        try:
+            attempt.transaction.close()
+        except Exception:  # noqa: BLE001 - whatever it is, the attempt must come to its end
+            logger.exception("the transaction of job %d could not be rolled back", attempt.job.id)
+
+
+async def _roll_back_async(attempt: Attempt) -> None:
+    if attempt.transaction is None or attempt.handler is None or not attempt.handler.is_async:
+        _roll_back(attempt)
+    elif not attempt.settled:
+        try:
+            await attempt.transaction.close()
+        except Exception:  # noqa: BLE001 - whatever it is, the attempt must come to its end
+            logger.exception("the transaction of job %d could not be rolled back", attempt.job.id)
+
+
+def _what_it_means(attempt: Attempt, error: BaseException) -> Happening | None:
+    """Return what is to be written because the handler, or the end of its transaction, raised; None: nothing."""
+    if attempt.settled or attempt.completed_elsewhere:
+        attempt.raised_after_end = type(error).__name__
+    if attempt.settled or attempt.lost:
+        return None
+    return attempt.raised(error)
+
+
+def _decide(attempt: Attempt, happened: Happening) -> Outcome:
+    try:
+        return attempt.outcome_of(happened)
+    except Exception as error:  # noqa: BLE001 - such as options of a raw row that nobody foresaw: the job must end
+        return attempt.refused(error_text(error))

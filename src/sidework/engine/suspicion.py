@@ -1,0 +1,57 @@
+"""`Suspicion`: when a job that was there at a worker's death gets this worker for itself.
+
+Such a job may be what killed the worker. It runs alone, so that a second death is proof and harms no other job.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sidework.model.job import Claim, ClaimedJob
+    from sidework.storage.contract import Turn, Want
+
+PATIENCE = 10.0
+"""Seconds that a suspect waits for the worker to be empty; then it runs beside what still runs."""
+REST = 1.0
+"""Seconds before another try when a suspect could not be claimed: somebody else has it, or its queue is full."""
+
+
+class Suspicion:
+    """Knows whether a suspect waits or runs here."""
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        """Take the clock's seconds."""
+        self._monotonic = monotonic
+        self._waits_since: float | None = None
+        self._running: Claim | None = None
+        self._not_before = monotonic()
+
+    @property
+    def pending(self) -> bool:
+        """Whether nothing else may be claimed, because a suspect waits or runs here."""
+        return self._running is not None or self._waits_since is not None
+
+    def wants_it_now(self, *, worker_is_empty: bool) -> bool:
+        """Whether the suspect that waits is to be claimed now."""
+        if self._running is not None or self._waits_since is None:
+            return False
+        return worker_is_empty or self._monotonic() - self._waits_since >= PATIENCE
+
+    def learn(self, turn: Turn, want: Want) -> None:
+        """Learn from a turn whether a suspect waits or was claimed."""
+        if want.suspect:
+            self._waits_since = None
+            if turn.claimed:
+                self._running = turn.claimed[0].claim
+            else:
+                self._not_before = self._monotonic() + REST
+        elif turn.suspects and self._waits_since is None and self._monotonic() >= self._not_before:
+            self._waits_since = self._monotonic()
+
+    def ended(self, job: ClaimedJob) -> None:
+        """Learn that an attempt of this job is over."""
+        if job.claim == self._running:
+            self._running = None

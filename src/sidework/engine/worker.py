@@ -1,0 +1,515 @@
+"""`Worker`: claim, run, settle, one exchange with the database after the other; drains on stop.
+
+While one exchange is under way, what ends gathers for the next: batches come about by themselves, and grow with the
+load.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random as random_module
+from typing import TYPE_CHECKING, Any
+
+from sidework.clock import SystemClock
+from sidework.engine.attempt import Attempt, Desk, Stop
+from sidework.engine.bench import Bench
+from sidework.engine.bridge import Bridge
+from sidework.engine.events import (
+    Announcer,
+    ClaimLost,
+    DatabaseTrouble,
+    JobEnded,
+    OutcomeRefused,
+    StraysGivenBack,
+    WorkerExpelled,
+    WorkerJoined,
+    WorkerStopped,
+    WorkerStopping,
+    log_event,
+    logger,
+)
+from sidework.engine.executors import Threads
+from sidework.engine.keeper import Keeper
+from sidework.engine.loop import Loop
+from sidework.engine.reporter import Reporter
+from sidework.engine.runner import Runner
+from sidework.engine.suspicion import Suspicion
+from sidework.engine.timer import LoopTimer
+from sidework.errors import WorkerLost
+from sidework.model.job import JobStatus, NewWorker
+from sidework.storage.contract import Turn, Want
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from sidework.clock import Clock
+    from sidework.engine.events import Listener
+    from sidework.engine.timer import Timer
+    from sidework.model.handler import JobHandler
+    from sidework.model.job import Claim, ClaimedJob, RetentionRule
+    from sidework.storage.contract import Membership, Storage
+
+LONGEST_WITHOUT_A_LOOK = 1.0
+"""Seconds: what nobody told us about is found within this time."""
+LONGEST_GATHERING = 0.02
+"""Seconds that an end waits for others to be written with, while jobs are at hand in plenty."""
+PAST_DUE_PAUSE = 0.01
+RENEW_INTERVAL = 10.0
+LAST_WAIT = 2.0
+"""Seconds that handlers get to end after they were told to, when the worker stops."""
+FIRST_RETRY, LONGEST_RETRY = 0.1, 5.0
+"""Seconds between attempts to reach a database that cannot be used; doubled each time."""
+
+NOTHING = Want(keys=frozenset())
+
+
+class Worker:
+    """One seat at the database, and the jobs it holds. `run()` is its whole life; tests take it step by step."""
+
+    def __init__(  # noqa: PLR0913 - a worker is made in one place, of all that can be set
+        self,
+        storage: Storage,
+        handlers: Mapping[str, JobHandler[..., Any]],
+        service: object,
+        *,
+        clock: Clock | None = None,
+        concurrency: int = 10,
+        queues: tuple[str, ...] | None = None,
+        limits: Mapping[str, int] | None = None,
+        grace: float = 25.0,
+        retention: Sequence[RetentionRule] = (),
+        random: Callable[[], float] = random_module.random,
+        listeners: Iterable[Listener] = (log_event,),
+        timer: Timer | None = None,
+    ) -> None:
+        """Prepare a worker; nothing is started and nothing is read.
+
+        handlers: by key; may grow while the worker runs. service: what handlers get as `service`.
+        concurrency: jobs at once in each queue. queues: only these; None: every queue. limits: queue -> at most so
+        many at once over all workers. grace: seconds for running jobs when the worker stops.
+        random: returns numbers in [0, 1) for the jitter of back-offs. timer: how real seconds pass.
+        """
+        self._storage = storage
+        self._handlers = handlers
+        self._service = service
+        self._clock: Clock = SystemClock() if clock is None else clock
+        self._concurrency = concurrency
+        self._queues = queues
+        self._limits = dict(limits or {})
+        self._grace = grace
+        self._retention = retention
+        self._chance = random
+        self._announce = Announcer(listeners)
+        self._timer: Timer = LoopTimer() if timer is None else timer
+        self._loop = Loop(self.step)
+        self._event_loop: asyncio.AbstractEventLoop | None = None
+        self._bridge = Bridge("sidework-turn")
+        self._side_bridge = Bridge("sidework-side", threads=2)
+        self._threads = Threads()
+        self._bench = Bench(concurrency, self._clock.monotonic)
+        self._reporter = Reporter(self.wake)
+        self._suspicion = Suspicion(self._clock.monotonic)
+        self._looked = asyncio.Event()
+        self._renew_at = self._clock.monotonic() + RENEW_INTERVAL
+        self._turn = Turn()
+        self._retry_in = 0.0
+        self._until_idle = False
+        self._stop_asked: bool | None = None
+        self._stopping: bool | None = None
+        self._no_more_waiting = False
+        self._given_back = 0
+        self._expelled: WorkerLost | None = None
+        self._membership: Membership
+        self._runner: Runner
+        self._keeper: Keeper
+
+    # ------------------------------------------------------------------------------------------------- its life
+
+    async def run(self, *, until_idle: bool = False, ready: Callable[[], object] = bool) -> bool:
+        """Work until stopped, or until there is nothing to do; return whether all that was begun was finished.
+
+        ready: called when the first claim is about to be made. Raises WorkerLost if the seat is gone.
+        If this is cancelled, what runs is given back first.
+        """
+        self._until_idle = until_idle
+        await self.join()
+        ready()
+        working = asyncio.ensure_future(self._work())
+        try:
+            return await asyncio.shield(working)
+        except asyncio.CancelledError:
+            self.stop(now=True)
+            await working
+            raise
+
+    async def join(self) -> None:
+        """Take a seat, and free the jobs of the dead before anything is claimed."""
+        self._event_loop = asyncio.get_running_loop()
+        worker = NewWorker(keys=self._keys(), queues=self._queues, concurrency=self._concurrency, limits=self._limits)
+        self._membership = await self._bridge.call(self._storage.join, worker, now=self._clock.now())
+        self._runner = self._make_runner()
+        self._keeper = self._make_keeper()
+        await self._keeper.recover()
+        self._announce(WorkerJoined(worker=self._membership.worker))
+
+    async def leave(self) -> bool:
+        """Give the seat up; return whether all that was begun was finished.
+
+        A handler that cannot be stopped keeps the seat: its job is free when this process is gone, and not before.
+        """
+        stuck = tuple(claim.job_id for claim in self._bench.running)
+        if not stuck:
+            await self._give_up_the_seat()
+        self._threads.close()
+        self._bridge.close()
+        self._side_bridge.close()
+        self._announce(WorkerStopped(worker=self._membership.worker, given_back=self._given_back, stuck=stuck))
+        return not stuck and not self._given_back and not self._bench.has_ended
+
+    def stop(self, *, now: bool = False) -> None:
+        """Claim nothing more, let running jobs end within the grace period, then end. From any thread.
+
+        now: do not wait for them: async handlers are cancelled and given back without using an attempt.
+        """
+        self._stop_asked = now or bool(self._stop_asked)
+        self.wake()
+
+    def wake(self) -> None:
+        """Look at the database soon. From any thread."""
+        if self._event_loop is None:
+            return
+        try:
+            self._event_loop.call_soon_threadsafe(self._loop.wake)
+        except RuntimeError:
+            logger.debug("a worker was woken after its event loop had been closed")
+
+    async def _work(self) -> bool:
+        keeping = Loop(self._keeper_step)
+        helpers = [asyncio.create_task(keeping.run()), asyncio.create_task(self._listen())]
+        try:
+            await self._loop.run()
+        except WorkerLost as error:
+            await self._end_everything(error)
+            raise
+        finally:
+            keeping.stop()
+            helpers[1].cancel()
+            await asyncio.gather(*helpers, return_exceptions=True)
+            finished = await self.leave()
+        return finished
+
+    async def _keeper_step(self) -> float | None:
+        try:
+            return await self._keeper.step()
+        except WorkerLost as error:
+            self._expelled = error
+            self._loop.wake()
+            return None
+
+    async def _listen(self) -> None:
+        """Look when the doorbell rings. It is a hint: the loop looks every second without it."""
+        try:
+            doorbell = await self._side_bridge.call(self._storage.doorbell)
+        except Exception:  # noqa: BLE001 - it is told, and nothing depends on it
+            logger.exception("there is no doorbell; jobs are found within a second all the same")
+            return
+        try:
+            while True:
+                if await doorbell.wait(LONGEST_WITHOUT_A_LOOK):
+                    self._looked.clear()
+                    self._loop.wake()
+                    await self._looked.wait()
+        finally:
+            doorbell.close()
+
+    # ------------------------------------------------------------------------------------------------- one turn
+
+    async def step(self) -> float | None:
+        """Take one turn; return the seconds until the next is due, or None when it has stopped and nothing is left.
+
+        Raises WorkerLost if the seat is gone.
+        """
+        if self._expelled is not None:
+            raise self._expelled
+        self._notice_stop()
+        self._give_back_what_will_not_run()
+        await self._report()
+        await self._renew_when_due()
+        await self._exchange()
+        await self._stop_if_idle()
+        return self._pause()
+
+    async def _exchange(self) -> None:
+        ended, want = self._bench.take_ended(), self._want()
+        outcomes = [attempt.outcome for attempt in ended if attempt.outcome is not None]
+        try:
+            turn = await self._bridge.call(
+                self._storage.exchange, self._membership.worker, outcomes, want, now=self._clock.now()
+            )
+        except WorkerLost:
+            raise
+        except Exception as error:  # noqa: BLE001 - locked, full, unreachable: what ended is kept and written later
+            self._bench.put_back(ended)
+            self._in_trouble("an exchange with the database", error)
+            return
+        finally:
+            self._looked.set()
+        self._retry_in = 0.0
+        self._turn = turn
+        self._settled(ended, turn)
+        self._cancel(turn.cancel)
+        self._begin(turn.claimed, want)
+
+    def _want(self) -> Want:
+        if self._stopping is not None:
+            return NOTHING
+        if self._suspicion.wants_it_now(worker_is_empty=self._bench.empty):
+            return Want(keys=self._keys(), queues=self._queues, suspect=True)
+        if self._suspicion.pending:
+            return NOTHING
+        return Want(
+            keys=self._keys(),
+            queues=self._queues,
+            room=self._concurrency,
+            rooms=self._bench.rooms,
+            ahead=self._bench.ahead,
+        )
+
+    def _keys(self) -> frozenset[str]:
+        return frozenset(key for key, handler in self._handlers.items() if handler.function is not None)
+
+    def _settled(self, ended: Sequence[Attempt], turn: Turn) -> None:
+        for attempt in ended:
+            claim = attempt.job.claim
+            if claim in turn.refused:
+                self._refused(attempt)
+            elif claim in turn.failed:
+                self._try_a_plain_failure(attempt, turn.failed[claim])
+            else:
+                self._tell_end(attempt)
+
+    def _refused(self, attempt: Attempt) -> None:
+        if attempt.completed_elsewhere:
+            attempt.announce(JobEnded, status=JobStatus.COMPLETED, seconds=attempt.seconds)
+        else:
+            attempt.announce(ClaimLost)
+
+    def _try_a_plain_failure(self, attempt: Attempt, words: str) -> None:
+        """Write FAILED instead of an outcome that the database refuses, so that the job does not stay RUNNING."""
+        claim = attempt.job.claim
+        final = claim in self._bench.left
+        attempt.announce(OutcomeRefused, reason=words, final=final)
+        if not final:
+            self._bench.left.add(claim)
+            attempt.outcome = attempt.refused(f"the database refused to keep how this job ended: {words}")
+            self._bench.put_back([attempt])
+
+    def _tell_end(self, attempt: Attempt) -> None:
+        outcome = attempt.outcome
+        if outcome is None:
+            return
+        self._bench.left.discard(attempt.job.claim)
+        if outcome.status is JobStatus.PENDING and attempt.began:
+            self._given_back += 1
+        attempt.announce(JobEnded, status=outcome.status, seconds=attempt.seconds)
+
+    def _cancel(self, claims: Iterable[Claim]) -> None:
+        for claim in claims:
+            attempt = self._bench.running.get(claim)
+            if attempt is not None:
+                self._runner.stop(attempt, Stop.CANCEL)
+            elif (job := self._bench.ready_job(claim)) is not None:
+                self._bench.drop(claim)
+                self._end_unstarted(job, Stop.CANCEL)
+
+    def _begin(self, claimed: Sequence[ClaimedJob], want: Want) -> None:
+        self._suspicion.learn(self._turn, want)
+        self._bench.add(claimed)
+        for queue in self._bench.queues:
+            self._start_ready(queue)
+
+    def _start_ready(self, queue: str) -> None:
+        for job in self._bench.startable(queue):
+            self._bench.running[job.claim] = self._runner.start(job)
+
+    # ------------------------------------------------------------------------------------------ between two turns
+
+    def _on_end(self, attempt: Attempt) -> None:
+        """Take the end of an attempt, and start what waits for its place."""
+        self._bench.end(attempt)
+        self._suspicion.ended(attempt.job)
+        if attempt.settled:
+            self._tell_end(attempt)
+        elif attempt.lost:
+            attempt.announce(ClaimLost)
+        self._start_ready(attempt.job.queue)
+        if not self._bench.plentiful:
+            self._loop.wake()
+
+    def _pause(self) -> float | None:
+        """Return in how many seconds the next turn is due."""
+        if self._stopping is not None and self._has_drained():
+            return None
+        if self._retry_in:
+            return self._retry_in
+        monotonic = self._clock.monotonic()
+        waits = [LONGEST_WITHOUT_A_LOOK, max(self._renew_at - monotonic, 0.0)]
+        if self._bench.has_ended:
+            waits.append(LONGEST_GATHERING if self._bench.plentiful else 0.0)
+        elif self._bench.plentiful:
+            waits.append(LONGEST_GATHERING)
+        if self._turn.next_due is not None and self._stopping is None and not self._suspicion.pending:
+            in_seconds = (self._turn.next_due - self._clock.now()).total_seconds()
+            waits.append(in_seconds if in_seconds > 0 else PAST_DUE_PAUSE)
+        if (report_in := self._reporter.due_in(monotonic)) is not None:
+            waits.append(report_in)
+        if self._suspicion.wants_it_now(worker_is_empty=self._bench.empty):
+            waits.append(0.0)
+        return min(waits)
+
+    async def _report(self) -> None:
+        reports = self._reporter.take(self._clock.monotonic())
+        if not reports:
+            return
+        try:
+            await self._bridge.call(self._storage.report, reports, now=self._clock.now())
+        except Exception as error:  # noqa: BLE001 - as for an exchange
+            self._reporter.give_back(reports)
+            self._in_trouble("a report of progress", error)
+
+    async def _renew_when_due(self) -> None:
+        if self._clock.monotonic() < self._renew_at:
+            return
+        try:
+            await self._renew()
+        except WorkerLost:
+            raise
+        except Exception as error:  # noqa: BLE001 - as for an exchange
+            self._in_trouble("a sign of life", error)
+            return
+        self._renew_at = self._clock.monotonic() + RENEW_INTERVAL
+
+    async def _renew(self) -> None:
+        """Say that this worker lives, and bring what it believes to hold in line with what the database says."""
+        await self._bridge.call(self._membership.check)
+        renewal = await self._bridge.call(
+            self._storage.renew, self._membership.worker, self._bench.held(), now=self._clock.now()
+        )
+        for claim in renewal.lost:
+            self._lose(claim)
+        if renewal.stray:
+            self._announce(StraysGivenBack(job_ids=tuple(job.id for job in renewal.stray)))
+        for job in renewal.stray:
+            self._end_unstarted(job, Stop.GIVE_BACK)
+
+    def _lose(self, claim: Claim) -> None:
+        self._bench.left.discard(claim)
+        if (attempt := self._bench.running.get(claim)) is not None:
+            self._runner.stop(attempt, Stop.LOST)
+        else:
+            self._bench.drop(claim)
+
+    def _in_trouble(self, doing: str, error: Exception) -> None:
+        """Wait before the database is asked again, longer each time."""
+        self._retry_in = min(max(self._retry_in * 2, FIRST_RETRY), LONGEST_RETRY)
+        kept = len(self._bench.held())
+        self._announce(DatabaseTrouble(doing=doing, reason=f"{error}", kept=kept, again_in=self._retry_in))
+
+    async def _stop_if_idle(self) -> None:
+        if not self._until_idle or self._stopping is not None or self._retry_in:
+            return
+        if self._bench.empty and not self._bench.has_ended and not self._turn.claimed:
+            idle = await self._bridge.call(self._storage.idle, self._keys(), self._queues, now=self._clock.now())
+            if idle:
+                self._stop_asked = bool(self._stop_asked)
+                self._notice_stop()
+
+    # -------------------------------------------------------------------------------------------------- stopping
+
+    def _notice_stop(self) -> None:
+        if self._stop_asked is None or self._stopping is self._stop_asked:
+            return
+        first_time = self._stopping is None
+        self._stopping = now = self._stop_asked
+        running = len(self._bench.running)
+        self._announce(WorkerStopping(worker=self._membership.worker, now=now, running=running))
+        if now:
+            self._end_running()
+        elif first_time and running:
+            self._timer.call_later(self._grace, self.stop_now)
+
+    def stop_now(self) -> None:
+        """Stop without waiting for what runs."""
+        self.stop(now=True)
+
+    def _end_running(self) -> None:
+        for attempt in list(self._bench.running.values()):
+            self._runner.stop(attempt, Stop.GIVE_BACK)
+        self._timer.call_later(LAST_WAIT, self._wait_no_more)
+
+    def _wait_no_more(self) -> None:
+        self._no_more_waiting = True
+        self._loop.wake()
+
+    def _has_drained(self) -> bool:
+        return self._no_more_waiting or (not self._bench.running and not self._bench.has_ended)
+
+    def _give_back_what_will_not_run(self) -> None:
+        unstarted = self._bench.take_stale() if self._stopping is None else self._bench.take_ready()
+        for job in unstarted:
+            self._end_unstarted(job, Stop.GIVE_BACK)
+
+    def _end_unstarted(self, job: ClaimedJob, why: Stop) -> None:
+        attempt = self._runner.unstarted(job)
+        attempt.stop = why
+        attempt.over = True
+        attempt.outcome = attempt.outcome_of(attempt.stopped())
+        self._bench.end(attempt)
+
+    async def _give_up_the_seat(self) -> None:
+        try:
+            await self._bridge.call(self._membership.leave)
+        except Exception:  # noqa: BLE001 - it is told, and nothing depends on it
+            seat = self._membership.worker
+            logger.exception("worker %d could not leave; its seat is free when this process ends", seat)
+
+    async def _end_everything(self, error: WorkerLost) -> None:
+        """Abort whatever runs: its jobs belong to somebody else by now."""
+        self._announce(WorkerExpelled(worker=self._membership.worker, reason=str(error)))
+        self._bench.take_ready()
+        self._bench.take_ended()
+        for attempt in list(self._bench.running.values()):
+            self._runner.stop(attempt, Stop.LOST)
+        await self._runner.wait_for_aborts()
+
+    # ---------------------------------------------------------------------------------------------------- making
+
+    def _make_runner(self) -> Runner:
+        desk = Desk(
+            storage=self._storage,
+            clock=self._clock,
+            chance=self._chance,
+            announce=self._announce,
+            news=self._reporter.note,
+        )
+        return Runner(
+            desk,
+            self._handlers,
+            self._service,
+            threads=self._threads,
+            bridge=self._side_bridge,
+            timer=self._timer,
+            ended=self._on_end,
+        )
+
+    def _make_keeper(self) -> Keeper:
+        return Keeper(
+            self._storage,
+            self._membership.worker,
+            self._handlers,
+            clock=self._clock,
+            chance=self._chance,
+            bridge=self._side_bridge,
+            announce=self._announce,
+            retention=self._retention,
+        )
