@@ -47,9 +47,7 @@ def enqueue(
     """Enqueue a job and print its number. With --database and no APP the key is not checked."""
     given_app, key, text = split_words(words)
     service = load_service(given_app or app) if given_app or app else open_service(database, None)
-    keywords = _given(
-        priority=priority, max_attempts=max_attempts, delay=delay, queue=queue, unique_key=unique_key
-    )
+    keywords = _given(priority=priority, max_attempts=max_attempts, delay=delay, queue=queue, unique_key=unique_key)
     job_id = _insert(service, key, read_payload(text), keywords, checked=bool(given_app or app))
     if wait:
         _wait(service, job_id, timeout, as_json=as_json)

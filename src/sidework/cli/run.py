@@ -32,8 +32,8 @@ def run(
 ) -> None:
     """Run the jobs of an app.
 
-    Ctrl-C or SIGTERM lets running jobs end; a second one gives back what is unfinished, without using an attempt; a third
-    leaves at once. Exit code 4: stopped with work given back.
+    Ctrl-C or SIGTERM lets running jobs end; a second one gives back what is unfinished, without using an attempt; a
+    third leaves at once. Exit code 4: stopped with work given back.
     """
     name = app_option or app
     service = load_service(name)

@@ -98,7 +98,9 @@ def _rules(status: list[str] | None, key: str | None, older_than: timedelta | No
 
     named = statuses(status)
     if unended := named - ENDED:
-        raise UsageError(f"prune deletes what has ended, and {', '.join(sorted(unended))} has not; use `sidework delete`")
+        raise UsageError(
+            f"prune deletes what has ended; {', '.join(sorted(unended))} is no end (see `sidework delete`)"
+        )
     return [
         msgspec.structs.replace(
             rule,

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from sidework.model.job import WorkerInfo
+if TYPE_CHECKING:
+    from sidework.model.job import WorkerInfo
 
 SILENT_AFTER = timedelta(minutes=1)
 """A living worker says so at least every few seconds; one that did not for so long is stopped or stuck."""
@@ -115,10 +117,12 @@ def _about_running_jobs(oldest: RunningJob | None, now: datetime) -> Iterator[Fi
         yield Finding(subject="oldest running job", level=Level.WELL, text="none runs")
         return
     age = now - oldest.since
-    level = Level.NOTICE if age > LONG_RUN else Level.WELL
-    remedy = f"`sidework show {oldest.id}` shows its progress; a handler's timeout= bounds it" if age > LONG_RUN else None
     text = f"job {oldest.id} ({oldest.key}) since {_minutes(age)}"
-    yield Finding(subject="oldest running job", level=level, text=text, remedy=remedy)
+    if age < LONG_RUN:
+        yield Finding(subject="oldest running job", level=Level.WELL, text=text)
+        return
+    remedy = f"`sidework show {oldest.id}` shows its progress; a handler's timeout= bounds it"
+    yield Finding(subject="oldest running job", level=Level.NOTICE, text=text, remedy=remedy)
 
 
 def _minutes(age: timedelta) -> str:

@@ -29,7 +29,7 @@ def demo(
     calm: Annotated[bool, typer.Option("--calm", help="Kill nobody.")] = False,
     without_fence: Annotated[
         bool,
-        typer.Option("--without-fence", help="The control: commit effects apart from the job, and see them double."),
+        typer.Option("--without-fence", help="The control: effects committed apart from their job."),
     ] = False,
     pace: Annotated[
         float, typer.Option("--pace", min=0, metavar="SECONDS", help="How long each job waits beyond its work.")
@@ -43,9 +43,9 @@ def demo(
 ) -> None:
     """Index Python's own library (or FOLDER) with two workers, kill them at random, and compare with a plain count.
 
-    Each job reads one file, indexes its words, adds to running totals and enqueues the modules that the file imports: one
-    commit. At the end a plain pass counts again. Exit code 1: the totals are not equal. Ctrl-C, and running it again,
-    goes on.
+    Each job reads one file, indexes its words, adds to running totals and enqueues the modules that the file imports:
+    one commit. At the end a plain pass counts again. Exit code 1: the totals are not equal. Ctrl-C, and running it
+    again, goes on.
     """
     from sidework.cli.demo import place as places
 

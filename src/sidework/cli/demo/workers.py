@@ -87,7 +87,7 @@ class Workers:
 
 
 class Killer:
-    """Kills a worker soon after all of them are back, so that kills come as often as they can and work still goes on."""
+    """Kills a worker soon after all of them are back: as often as they come back, and work still goes on."""
 
     def __init__(self, workers: Workers, chance: random.Random) -> None:
         """Take the victims and where chance comes from."""
