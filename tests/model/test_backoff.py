@@ -11,7 +11,9 @@ from sidework.model.backoff import delay_before_retry
 ALMOST_ONE = 1 - 2**-53
 
 
-@pytest.mark.parametrize(("failures", "bound"), [(1, 1), (2, 2), (3, 4), (11, 1024), (12, 2048), (13, 3600), (10_000, 3600)])
+@pytest.mark.parametrize(
+    ("failures", "bound"), [(1, 1), (2, 2), (3, 4), (11, 1024), (12, 2048), (13, 3600), (10_000, 3600)]
+)
 def test_the_bound_doubles_from_one_second_to_an_hour(failures: int, bound: float) -> None:
     assert delay_before_retry(failures, None, ALMOST_ONE) == timedelta(seconds=bound)
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from sidework.model.job import Claim, ClaimedJob, JobStatus
+from sidework.model.job import Claim, ClaimedJob, JobStatus, RetentionRule
 from sidework.model.lifecycle import (
+    DEFAULT_POLICY,
     MOVES,
     Cancelled,
     Discarded,
@@ -22,6 +23,7 @@ from sidework.model.lifecycle import (
     WorkerDied,
     blame,
     decide,
+    may_go,
 )
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -29,11 +31,18 @@ HALF = 0.5
 
 
 def job(**fields: Any) -> ClaimedJob:
-    given = {"attempts": 0, "max_attempts": 3, "crashes": 0, "queue": "default", "priority": 0, "payload": None} | fields
+    given: dict[str, Any] = {
+        "attempts": 0,
+        "max_attempts": 3,
+        "crashes": 0,
+        "queue": "default",
+        "priority": 0,
+        "payload": None,
+    } | fields
     return ClaimedJob(claim=Claim(7, 4), key="k", created_at="2026-01-01T11:00:00.000Z", **given)
 
 
-def outcome(happened: Happening, policy: Policy = Policy(), **fields: Any) -> Any:
+def outcome(happened: Happening, policy: Policy = DEFAULT_POLICY, **fields: Any) -> Any:
     return decide(job(**fields), happened, policy, now=NOW, chance=HALF)
 
 
@@ -161,3 +170,25 @@ def test_every_outcome_is_an_allowed_move_that_never_counts_backwards(
 def test_nothing_but_a_retry_leads_out_of_an_end() -> None:
     assert MOVES[JobStatus.COMPLETED] == frozenset()
     assert MOVES[JobStatus.FAILED] == MOVES[JobStatus.CANCELLED] == {JobStatus.PENDING}
+
+
+KEPT_A_DAY = RetentionRule(statuses=frozenset({JobStatus.COMPLETED}), keep=timedelta(days=1))
+KEPT_AN_HOUR = RetentionRule(statuses=frozenset({JobStatus.COMPLETED}), keep=timedelta(hours=1), key="ping")
+
+
+@pytest.mark.parametrize(
+    ("key", "status", "age", "goes"),
+    [
+        ("any", JobStatus.COMPLETED, timedelta(days=1), True),
+        ("any", JobStatus.COMPLETED, timedelta(days=1, milliseconds=-1), False),
+        ("any", JobStatus.FAILED, timedelta(days=999), False),
+        ("ping", JobStatus.COMPLETED, timedelta(hours=1), True),
+        ("ping", JobStatus.COMPLETED, timedelta(minutes=59), False),
+    ],
+)
+def test_the_first_rule_for_key_and_status_says_when_a_job_may_go(
+    key: str, status: JobStatus, age: timedelta, goes: bool
+) -> None:
+    rules = [KEPT_AN_HOUR, KEPT_A_DAY]
+    assert may_go(rules, key=key, status=status, ended_at=NOW - age, now=NOW) is goes
+    assert not may_go([], key=key, status=status, ended_at=NOW - age, now=NOW)

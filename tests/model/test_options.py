@@ -13,7 +13,14 @@ from sidework.model.options import HandlerOptions, check_key, handler_options, j
 
 def test_the_defaults_are_those_of_the_documentation() -> None:
     assert handler_options({}) == HandlerOptions(
-        queue="default", priority=0, max_attempts=3, timeout=None, backoff=None, max_crashes=3, unique=False, retention=None
+        queue="default",
+        priority=0,
+        max_attempts=3,
+        timeout=None,
+        backoff=None,
+        max_crashes=3,
+        unique=False,
+        retention=None,
     )
 
 

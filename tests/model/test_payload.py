@@ -158,7 +158,11 @@ def test_number_keys_pass_only_for_who_knows_how_to_read_them_back() -> None:
 
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text("ab\\u0é\n\""),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text('ab\\u0é\n"'),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("ab", max_size=3), inner, max_size=3),
     max_leaves=12,
 )
@@ -180,7 +184,9 @@ def test_a_kept_text_becomes_a_dict_or_none(text: str | None, payload: object) -
     assert decode_payload(text) == payload
 
 
-@pytest.mark.parametrize("text", ["", "nope", "{'a': 1}", "[1]", '"text"', "7", '{"a":NaN}', '{"a":1} x', '{"a":"\ud800"}'])
+@pytest.mark.parametrize(
+    "text", ["", "nope", "{'a': 1}", "[1]", '"text"', "7", '{"a":NaN}', '{"a":1} x', '{"a":"\ud800"}']
+)
 def test_a_kept_text_that_is_no_json_object_says_so(text: str) -> None:
     with pytest.raises(InvalidPayload) as caught:
         decode_payload(text)
@@ -224,7 +230,11 @@ def test_a_result_is_kept_as_json(value: object, text: str | None) -> None:
 
 @pytest.mark.parametrize(
     ("value", "words"),
-    [(math.nan, "the result: JSON has no number nan"), ({"a": object()}, "result field 'a'"), ("x" * 2**20, "the result is")],
+    [
+        (math.nan, "the result: JSON has no number nan"),
+        ({"a": object()}, "result field 'a'"),
+        ("x" * 2**20, "the result is"),
+    ],
 )
 def test_a_result_that_cannot_be_kept_is_refused(value: object, words: str) -> None:
     with pytest.raises(InvalidPayload, match=words):
@@ -297,10 +307,10 @@ def test_an_error_text_has_nothing_a_database_would_refuse() -> None:
     text.encode()
 
 
-class Broken(Exception):
+class BrokenError(Exception):
     def __str__(self) -> str:
         raise RuntimeError("no words")
 
 
 def test_an_exception_that_cannot_be_read_still_has_a_text() -> None:
-    assert error_text(Broken()).startswith("Broken: (its message cannot be read: RuntimeError)")
+    assert error_text(BrokenError()).startswith("BrokenError: (its message cannot be read: RuntimeError)")

@@ -51,6 +51,7 @@ class Sender(Protocol):
 class JobHandler(Generic[P, R_co]):
     """What `@service.handler` makes of a function: the function itself when called, and the way to its jobs."""
 
+    __name__: str
     key: str
     function: Callable[..., R_co] | None
     """None: it lives in another program (`service.declare`)."""

@@ -287,6 +287,8 @@ def _to_plain(value: Any) -> Any:
 
 def _from_plain(into: Any, value: Any) -> Any:
     """Make a value of a type that msgspec does not know."""
+    if into is object:
+        return value
     if _is_path(into):
         if not isinstance(value, str):
             raise TypeError(f"Expected `str`, got `{type(value).__name__}`")
@@ -298,7 +300,7 @@ def _from_plain(into: Any, value: Any) -> Any:
 
 def can_be_made(annotation: object) -> bool:
     """Whether a type that msgspec does not know can be made from JSON all the same."""
-    return _is_path(annotation) or is_model(annotation)
+    return annotation is object or _is_path(annotation) or is_model(annotation)
 
 
 def _is_path(annotation: object) -> bool:
