@@ -20,7 +20,7 @@ import pytest
 from pydantic import BaseModel
 
 from sidework.errors import InvalidHandler, InvalidPayload
-from sidework.model.binding import read_signature
+from sidework.model.signature import read_signature
 
 if TYPE_CHECKING:
     from sidework.nowhere import Missing  # type: ignore[import-not-found]

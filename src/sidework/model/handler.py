@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, Un
 
 import msgspec
 
-from sidework.model.binding import RESERVED, Signature, Unchecked, read_signature
+from sidework.model.binding import RESERVED, Unchecked
 from sidework.model.job import ClaimedJob, JobOptions, NewJob
 from sidework.model.lifecycle import Policy
 from sidework.model.options import HandlerOptions, JobKeywords, job_options
 from sidework.model.payload import canonical, encode_result
+from sidework.model.signature import Signature, read_signature
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
