@@ -31,9 +31,11 @@ if TYPE_CHECKING:
 BATCH = 200
 """Jobs changed in one transaction of a bulk act: few enough that other writers hardly wait."""
 
+KEEP_COMPLETED = timedelta(days=7)
+KEEP_FAILED = timedelta(days=30)
 DEFAULT_RETENTION = (
-    RetentionRule(statuses=frozenset({JobStatus.COMPLETED}), keep=timedelta(days=7)),
-    RetentionRule(statuses=frozenset({JobStatus.FAILED, JobStatus.CANCELLED}), keep=timedelta(days=30)),
+    RetentionRule(statuses=frozenset({JobStatus.COMPLETED}), keep=KEEP_COMPLETED),
+    RetentionRule(statuses=frozenset({JobStatus.FAILED, JobStatus.CANCELLED}), keep=KEEP_FAILED),
 )
 
 T = TypeVar("T")
