@@ -8,11 +8,12 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from sidework.errors import NotMigrated, NotOurTable
+from sidework.storage.sqlite import migrate as migration
 from sidework.storage.sqlite.adoption import column_definitions
 from sidework.storage.sqlite.connect import connect
 from sidework.storage.sqlite.migrate import VERSION, check, migrate
@@ -178,6 +179,21 @@ def test_tables_that_refer_to_jobs_keep_their_rows_and_their_reference(path: Pat
     assert sql(path, "SELECT job_id FROM orders ORDER BY id") == [(1,), (4,), (999,)]
     sql(path, "DELETE FROM background_service_jobs WHERE id = 4")
     assert sql(path, "SELECT job_id FROM orders ORDER BY id") == [(1,), (999,)]
+
+
+def test_references_hold_even_where_the_library_enforces_them_by_default(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def enforcing(*args: Any, **kwargs: Any) -> sqlite3.Connection:
+        connection = connect(*args, **kwargs)
+        connection.execute("PRAGMA foreign_keys = ON")
+        return connection
+
+    reference = "job_id REFERENCES background_service_jobs (id) ON DELETE CASCADE"
+    sql(path, f"CREATE TABLE orders (id INTEGER PRIMARY KEY, {reference})", "INSERT INTO orders (job_id) VALUES (1)")
+    monkeypatch.setattr(migration, "connect", enforcing)
+    migrate(path)
+    assert sql(path, "SELECT job_id FROM orders") == [(1,)]
 
 
 def test_the_users_further_columns_come_along_with_values_and_rules(path: Path) -> None:

@@ -11,7 +11,7 @@ import sys
 import threading
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -20,6 +20,7 @@ from sidework.storage.sqlite import doorbell as doorbell_module
 from sidework.storage.sqlite.alarm import Alarm
 from sidework.storage.sqlite.connect import connect, use_wal
 from sidework.storage.sqlite.doorbell import SqliteDoorbell
+from sidework.storage.sqlite.liveness import WorkerLock, is_alive
 from sidework.storage.sqlite.relook import FIRST, LONGEST, QUIET, Polling, Relook
 
 if TYPE_CHECKING:
@@ -281,10 +282,12 @@ def test_a_cancelled_wait_leaves_nothing_in_the_loop(bell: SqliteDoorbell, other
 
 
 @on_linux
-def test_closing_ends_the_wait_and_gives_everything_back(path: Path) -> None:
+@pytest.mark.parametrize("elsewhere", [True, False])
+def test_closing_ends_the_wait_and_gives_everything_back(path: Path, *, elsewhere: bool) -> None:
     async def scene() -> bool:
         bell = SqliteDoorbell(path)
-        asyncio.get_running_loop().call_later(SHORT, threading.Thread(target=bell.close).start)
+        close = threading.Thread(target=bell.close).start if elsewhere else bell.close
+        asyncio.get_running_loop().call_later(SHORT, close)
         result = await bell.wait(LONG)
         bell.close()
         assert not bell.changed()
@@ -321,14 +324,54 @@ def test_the_death_of_a_worker_is_heard_at_once(path: Path, monkeypatch: pytest.
 
 @on_linux
 def test_looking_whether_a_worker_lives_rings_nobody(path: Path) -> None:
-    from sidework.storage.sqlite.liveness import WorkerLock, is_alive
-
     lock = WorkerLock.create(path)
     with closing(SqliteDoorbell(path)) as bell:
         assert is_alive(lock.path)
-        assert asyncio.run(bell.wait(SHORT)) is False
+        assert bell._watch is not None
+        assert not bell._watch.hear().closed
         lock.release()
-        assert asyncio.run(bell.wait(LONG))
+        assert bell._watch.hear().closed == {lock.path}
+
+
+@on_linux
+def test_a_lock_file_that_is_closed_but_still_locked_is_no_death(path: Path) -> None:
+    """The kernel tells of the closing a moment before it frees the lock; the doorbell looks until it is free."""
+    lock = WorkerLock.create(path)
+    with closing(SqliteDoorbell(path)) as bell:
+
+        async def scene() -> bool:
+            waiting = asyncio.ensure_future(bell.wait(LONG))
+            await asyncio.wait([waiting], timeout=SHORT)
+            lock.path.open("r+b").close()
+            await asyncio.wait([waiting], timeout=SHORT)
+            assert not waiting.done()
+            lock.release()
+            return await waiting
+
+        assert asyncio.run(scene())
+        assert bell.died()
+        assert not bell.died()
+
+
+@on_linux
+@pytest.mark.parametrize(("code", "mechanism"), [(errno.ENOSPC, "polling"), (errno.EACCES, "inotify")])
+def test_no_watch_left_is_told_from_a_file_of_another_user(
+    path: Path, monkeypatch: pytest.MonkeyPatch, code: int, mechanism: str
+) -> None:
+    from inotify_simple import INotify  # type: ignore[import-untyped]
+
+    add_watch = INotify.add_watch
+
+    def refuse_lock_files(self: INotify, watched: Path, mask: int) -> Any:
+        if watched.suffix == ".lock":
+            raise OSError(code, "refused")
+        return add_watch(self, watched, mask)
+
+    lock = WorkerLock.create(path)
+    monkeypatch.setattr(INotify, "add_watch", refuse_lock_files)
+    with closing(SqliteDoorbell(path)) as bell:
+        assert bell.mechanism == mechanism
+    lock.release()
 
 
 @on_linux

@@ -35,6 +35,18 @@ elif "subprocess" in sys.argv:
 print(lock.name, child, flush=True)
 signal.pause()
 """
+RELEASE_IN_CHILD = """
+import os, sys
+from sidework.storage.sqlite.liveness import WorkerLock, is_alive
+lock = WorkerLock.create(sys.argv[1])
+child = os.fork()
+if child == 0:
+    print("child", lock.held(), flush=True)
+    lock.release()
+    os._exit(0)
+os.waitpid(child, 0)
+print("parent", lock.held(), is_alive(lock.path))
+"""
 
 
 @pytest.fixture
@@ -153,16 +165,9 @@ def test_a_child_that_outlives_the_worker_does_not_keep_it_alive(database: Path,
 
 
 def test_a_forked_child_holds_nothing_and_harms_nothing(database: Path) -> None:
-    lock = WorkerLock.create(database)
-    child = os.fork()
-    if child == 0:
-        held = lock.held()
-        lock.release()
-        os._exit(held)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    assert lock.held()
-    assert is_alive(lock.path)
-    lock.release()
+    command = [sys.executable, "-c", RELEASE_IN_CHILD, str(database)]
+    told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    assert told.split() == ["child", "False", "parent", "True", "True"]
 
 
 def test_forks_remember_no_lock_that_is_gone(database: Path) -> None:
@@ -187,6 +192,29 @@ def test_a_worker_whose_file_is_gone_knows_it(database: Path, how: str) -> None:
         lock.path.touch()
     assert not lock.held()
     assert not is_alive(lock.path)
+    lock.release()
+
+
+@pytest.mark.parametrize("how", ["removed", "replaced"])
+def test_a_worker_whose_database_is_gone_knows_it(database: Path, how: str) -> None:
+    lock = WorkerLock.create(database)
+    (database.parent / "other.db").touch()
+    if how == "removed":
+        database.unlink()
+    else:
+        (database.parent / "other.db").replace(database)
+    assert not lock.held()
+    lock.release()
+
+
+def test_a_look_that_fails_takes_nobodys_seat_away(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(path: Path) -> None:
+        raise OSError(errno.EIO, f"{path} cannot be looked at")
+
+    lock = WorkerLock.create(database)
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "stat", fails)
+        assert lock.held()
     lock.release()
 
 

@@ -25,23 +25,26 @@ _NAME: Final = re.compile(r"[0-9a-f]{16,64}")
 class WorkerLock:
     """The lock that this process holds for one worker. Make it with `create`."""
 
-    def __init__(self, name: str, path: Path, file: io.FileIO) -> None:
+    def __init__(self, name: str, path: Path, file: io.FileIO, database: Path) -> None:
         self.name = name
         """What the worker's row must say, so that others find the file."""
         self.path = path
         self._file = file
+        self._database = database
+        self._database_then = database.stat()
 
     @classmethod
     def create(cls, database: str | os.PathLike[str]) -> WorkerLock:
         """Make a lock file under a new name beside the database, and lock it. Raises OSError."""
+        real = Path(os.path.realpath(database))
         name = secrets.token_hex(16)
-        path = Path(f"{os.path.realpath(database)}.worker-{name}.lock")
+        path = real.with_name(f"{real.name}.worker-{name}.lock")
         with _FORKS.held_off:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, stat.S_IRUSR | stat.S_IWUSR)
-            lock = cls(name, path, io.FileIO(descriptor, "r+"))
+            lock = cls(name, path, io.FileIO(descriptor, "r+"), real)
             _FORKS.locks.add(lock)
         try:
-            _share_like(descriptor, Path(database))
+            _share_like(descriptor, lock._database_then)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         except OSError:
             lock.release()
@@ -49,16 +52,13 @@ class WorkerLock:
         return lock
 
     def held(self) -> bool:
-        """Whether the file is still where others look for it. False: they think this worker dead, so it must stop."""
+        """Whether lock file and database are still where others look for them; if not, the worker must stop.
+
+        Others think it dead when its lock file is gone; in a database that was replaced, nobody sees what it does.
+        """
         if self._file.closed:
             return False
-        mine = os.fstat(self._file.fileno())
-        try:
-            return mine.st_nlink > 0 and os.path.samestat(mine, self.path.stat())
-        except FileNotFoundError:
-            return False
-        except OSError:
-            return mine.st_nlink > 0
+        return _is_still(self.path, os.fstat(self._file.fileno())) and _is_still(self._database, self._database_then)
 
     def release(self) -> None:
         """Remove the file and free the lock, in this order: whoever still finds the file must find it locked."""
@@ -110,12 +110,21 @@ def remove(path: Path | None) -> None:
             path.unlink()
 
 
-def _share_like(descriptor: int, database: Path) -> None:
+def _is_still(path: Path, file: os.stat_result) -> bool:
+    """Whether the path leads to this file; a look that fails for another reason does not say no."""
+    try:
+        return os.path.samestat(path.stat(), file)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+
+
+def _share_like(descriptor: int, database: os.stat_result) -> None:
     """Give the file the owner and mode of the database: who can use the one must be able to look at the other."""
-    like = database.stat()
     with suppress(PermissionError):
-        os.fchown(descriptor, like.st_uid, like.st_gid)
-    os.fchmod(descriptor, stat.S_IMODE(like.st_mode) & 0o666)
+        os.fchown(descriptor, database.st_uid, database.st_gid)
+    os.fchmod(descriptor, stat.S_IMODE(database.st_mode) & 0o666)
 
 
 class _Forks:
