@@ -43,8 +43,7 @@ class ThreadHost:
     def stop(self, ask_to_stop: Callable[[], None]) -> None:
         """Ask, and return when the service has ended. Raises what it ended with."""
         if self._thread is threading.current_thread():
-            msg = "a handler or hook cannot stop the service that runs it: it would wait for itself"
-            raise SideworkError(msg)
+            raise SideworkError("a handler or hook cannot stop the service that runs it: it would wait for itself")
         ask_to_stop()
         self._thread.join()
         self._raise_error()

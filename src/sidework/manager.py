@@ -86,7 +86,7 @@ class BackgroundJobManager:
     ) -> list[Job]:
         """Return up to `limit` jobs in the order of their ids; `after`, the last id of a page, gives the next one."""
         which = self._which(conditions)
-        return self._ready().list(which, after=after, limit=limit, newest_first=newest_first)
+        return self._ready().page(which, after=after, limit=limit, newest_first=newest_first)
 
     def count(self, **conditions: Unpack[JobConditions]) -> int:
         """Return how many jobs there are."""
@@ -207,9 +207,9 @@ class BackgroundJobManager:
     def _batches(self, which: JobFilter) -> Iterator[Sequence[int]]:
         """Yield the ids that match now, a batch at a time; jobs that are added meanwhile are not followed."""
         storage = self._ready()
-        newest = storage.list(which, after=None, limit=1, newest_first=True)
+        newest = storage.page(which, after=None, limit=1, newest_first=True)
         after: int | None = None
-        while newest and (page := storage.list(which, after=after, limit=BATCH, newest_first=False)):
+        while newest and (page := storage.page(which, after=after, limit=BATCH, newest_first=False)):
             after = page[-1].id
             yield [job.id for job in page if job.id <= newest[0].id]
             if after >= newest[0].id:

@@ -7,7 +7,6 @@ one of its own that is durable on return.
 from __future__ import annotations
 
 import asyncio
-import inspect
 from typing import TYPE_CHECKING, Any
 
 from sidework.engine.context import current_job
@@ -56,10 +55,11 @@ class Outbox:
             return self._storage.insert_with(db, jobs, now=now)
         if (transaction := self._joined()) is not None:
             ids = transaction.insert(jobs, now=now)
-            if inspect.iscoroutine(ids):
+            if not isinstance(ids, list):
                 ids.close()
-                msg = "this async handler's jobs join its transaction: use `await handler.aenqueue(...)` in it"
-                raise SideworkError(msg)
+                raise SideworkError(
+                    "this async handler's jobs join its transaction: use `await handler.aenqueue(...)` in it"
+                )
             return ids
         return self._send_alone(jobs, now)
 
@@ -70,7 +70,7 @@ class Outbox:
             return await self._storage.ainsert_with(db, jobs, now=now)
         if (transaction := self._joined()) is not None:
             ids = transaction.insert(jobs, now=now)
-            return await ids if inspect.isawaitable(ids) else ids
+            return ids if isinstance(ids, list) else await ids
         # Carried through even if the caller is cancelled: it would commit all the same.
         return await asyncio.shield(asyncio.to_thread(self._send_alone, jobs, now))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar, Unpack, cast, overload
 
 from sidework.errors import DuplicateJobKey, InvalidHandler, UnknownJobKey
@@ -78,6 +79,8 @@ class Registry:
         """Keep where the handlers send their jobs."""
         self._sender = sender
         self._handlers: dict[str, JobHandler[..., Any]] = {}
+        self.by_key: Mapping[str, JobHandler[..., Any]] = MappingProxyType(self._handlers)
+        """A live view of the handlers."""
 
     @property
     def decorator(self) -> Register:

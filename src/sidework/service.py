@@ -9,9 +9,8 @@ import logging
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
-from pathlib import Path
 from types import SimpleNamespace, TracebackType
-from typing import Any, Literal, Self, TypeVar, Unpack
+from typing import Any, Literal, Self, TypeVar, Unpack, TYPE_CHECKING
 
 from sidework.clock import Clock, SystemClock
 from sidework.engine.events import Listener, log_event
@@ -19,13 +18,16 @@ from sidework.engine.worker import Worker
 from sidework.errors import SideworkError
 from sidework.hosting import TaskHost, ThreadHost, stopping_signals
 from sidework.manager import BackgroundJobManager
-from sidework.model.handler import JobHandler
 from sidework.model.job import Job, JobStatus, NewJob, RetentionRule
-from sidework.model.options import HandlerKeywords, JobKeywords
 from sidework.outbox import Outbox
 from sidework.registry import Register, Registry
 from sidework.storage.open import open_storage
 from sidework.watching import Watcher
+
+if TYPE_CHECKING:
+    from sidework.model.options import HandlerKeywords, JobKeywords
+    from sidework.model.handler import JobHandler
+    from pathlib import Path
 
 logger = logging.getLogger("sidework")
 
@@ -72,9 +74,8 @@ class BackgroundService:
         clock: where the time comes from; tests give a FrozenClock.
         listeners: are told every event of the engine; they are called on its event loop and must not block.
         """
-        if not isinstance(concurrency, int) or concurrency < 1:
-            msg = f"concurrency={concurrency!r} must be a whole number of at least 1"
-            raise SideworkError(msg)
+        if type(concurrency) is not int or concurrency < 1:
+            raise SideworkError(f"concurrency={concurrency!r} must be a whole number of at least 1")
         self.clock: Clock = SystemClock() if clock is None else clock
         self.state = SimpleNamespace()
         self.concurrency = concurrency
@@ -123,8 +124,8 @@ class BackgroundService:
 
     @property
     def handlers(self) -> Mapping[str, JobHandler[..., Any]]:
-        """The registered handlers by key."""
-        return {handler.key: handler for handler in self._registry.handlers()}
+        """The registered handlers by key; the view grows with each registration."""
+        return self._registry.by_key
 
     def load_imports(self) -> None:
         """Import the modules given as `imports`, which register their handlers. Starting the service does it too."""
@@ -150,9 +151,7 @@ class BackgroundService:
 
     # ------------------------------------------------------------------------------------------------- enqueue
 
-    def enqueue(
-        self, key: str, payload: object = None, **options: Unpack[JobKeywords]
-    ) -> int:
+    def enqueue(self, key: str, payload: object = None, **options: Unpack[JobKeywords]) -> int:
         """Insert a job for a registered key; return its id.
 
         payload: a dict, None, or what the handler's `payload` is annotated with.
@@ -198,7 +197,7 @@ class BackgroundService:
         try:
             return self.enqueue(job_key, payload, db=db, priority=priority, max_attempts=max_attempts)
         except SideworkError as error:
-            logger.error("job %r was not enqueued: %s", job_key, error)
+            logger.warning("job %r was not enqueued: %s", job_key, error)
         except Exception:
             logger.exception("job %r was not enqueued", job_key)
         return None
@@ -285,7 +284,9 @@ class BackgroundService:
         self.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
         """Stop."""
         self.stop()
 
@@ -317,7 +318,7 @@ class BackgroundService:
         return self._run(until_idle=False)
 
     def run_until_idle(self) -> bool:
-        """Run until no job of this service's handlers is ready, due or running; jobs due later stay. Returns as `run`."""
+        """Run until no job of these handlers is ready, due or running; jobs due later stay. Returns as `run`."""
         return self._run(until_idle=True)
 
     def _run(self, *, until_idle: bool) -> bool:
@@ -333,8 +334,7 @@ class BackgroundService:
         self._stop_asked = None
         await asyncio.to_thread(self._prepare)
         self._worker = worker = self._make_worker()
-        if self._stop_asked is not None:  # a signal came while the tables were made
-            worker.stop(now=self._stop_asked)
+        self._pass_on_stop(worker)  # a signal may have come while the tables were made
         try:
             await self._call(self._startup)
             try:
@@ -347,7 +347,11 @@ class BackgroundService:
     def _ask_to_stop(self, now: bool = False) -> None:  # noqa: FBT001, FBT002 - a callback of one value
         self._stop_asked = now
         if (worker := self._worker) is not None:
-            worker.stop(now=now)
+            self._pass_on_stop(worker)
+
+    def _pass_on_stop(self, worker: Worker) -> None:
+        if self._stop_asked is not None:
+            worker.stop(now=self._stop_asked)
 
     def _prepare(self) -> None:
         self.load_imports()
@@ -390,8 +394,7 @@ class BackgroundService:
 
     def _refuse_to_run_twice(self) -> None:
         if self._host is not None or self._task is not None or self._worker is not None:
-            msg = "this service is running already; stop() it first, or make a second BackgroundService"
-            raise SideworkError(msg)
+            raise SideworkError("this service is running already; stop() it first, or make a second BackgroundService")
 
     def _wake(self) -> None:
         if (worker := self._worker) is not None:
@@ -409,13 +412,11 @@ def _queues(
     if queues is None:
         return None, {}
     if isinstance(queues, str):
-        msg = f"queues={queues!r} is one text; write queues=[{queues!r}]"
-        raise SideworkError(msg)
+        raise SideworkError(f"queues={queues!r} is one text; write queues=[{queues!r}]")
     limits = dict(queues) if isinstance(queues, Mapping) else {}
     for name, limit in limits.items():
-        if not isinstance(limit, int) or limit < 1:
-            msg = f"the limit of queue {name!r} must be a whole number of at least 1, not {limit!r}"
-            raise SideworkError(msg)
+        if type(limit) is not int or limit < 1:
+            raise SideworkError(f"the limit of queue {name!r} must be a whole number of at least 1, not {limit!r}")
     return tuple(queues), limits
 
 

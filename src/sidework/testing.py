@@ -54,8 +54,9 @@ def drain(service: BackgroundService, *, most_rounds: int = 100) -> list[Job]:
     """
     clock = service.clock
     if not isinstance(clock, FrozenClock):
-        msg = "drain() moves the time: give the service a FrozenClock, BackgroundService(..., clock=FrozenClock())"
-        raise TypeError(msg)
+        raise TypeError(
+            "drain() moves the time: give the service a FrozenClock, BackgroundService(..., clock=FrozenClock())"
+        )
     ran: dict[int, Job] = {}
     for _ in range(most_rounds):
         ran |= {job.id: job for job in run_due(service)}
@@ -63,8 +64,7 @@ def drain(service: BackgroundService, *, most_rounds: int = 100) -> list[Job]:
         if not due:
             return [ran[job_id] for job_id in sorted(ran)]
         clock.move_to(min(due))
-    msg = f"jobs are still scheduled after {most_rounds} rounds: {enqueued(service)}"
-    raise AssertionError(msg)
+    raise AssertionError(f"jobs are still scheduled after {most_rounds} rounds: {enqueued(service)}")
 
 
 def enqueued(service: BackgroundService, key: str | None = None) -> list[Job]:
@@ -85,8 +85,7 @@ def assert_enqueued(
         if _has(job, payload or {}, columns):
             return job
     there = "\n".join(f"  {job.key} {job.payload}" for job in enqueued(service)) or "  nothing"
-    msg = f"no waiting job {key!r} with {dict(payload or {})} {columns or ''}; waiting are:\n{there}"
-    raise AssertionError(msg)
+    raise AssertionError(f"no waiting job {key!r} with {dict(payload or {})} {columns or ''}; waiting are:\n{there}")
 
 
 def assert_not_enqueued(
@@ -95,8 +94,7 @@ def assert_not_enqueued(
     """Raise AssertionError if a waiting job matches; the conditions are those of `assert_enqueued`."""
     for job in enqueued(service, key):
         if _has(job, payload or {}, columns):
-            msg = f"job {job.id} is waiting: {job.key} {job.payload}"
-            raise AssertionError(msg)
+            raise AssertionError(f"job {job.id} is waiting: {job.key} {job.payload}")
 
 
 def _has(job: Job, payload: Mapping[str, object], columns: Mapping[str, object]) -> bool:

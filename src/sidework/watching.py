@@ -49,8 +49,9 @@ class Watcher:
                 async for job in self.watch(job_id):
                     last = job
         except TimeoutError:
-            msg = f"job {job_id} had not ended after {timeout} s; it goes on, and can be waited for again"
-            raise WaitTimeout(msg) from None
+            raise WaitTimeout(
+                f"job {job_id} had not ended after {timeout} s; it goes on, and can be waited for again"
+            ) from None
         return last
 
     def wait_here(self, job_id: int, timeout: float | None) -> Job:
@@ -61,8 +62,9 @@ class Watcher:
     async def _get(self, job_id: int) -> Job:
         job = await asyncio.to_thread(self._storage.get, job_id)
         if job is None:
-            msg = f"there is no job {job_id}: it was never enqueued here, was deleted, or is past its retention"
-            raise JobNotFound(msg)
+            raise JobNotFound(
+                f"there is no job {job_id}: it was never enqueued here, was deleted, or is past its retention"
+            )
         return job
 
     @asynccontextmanager
@@ -79,22 +81,22 @@ def completed(job: Job) -> Job:
     if job.status is JobStatus.FAILED:
         raise JobFailed(job.id, job.last_error)
     if job.status is JobStatus.CANCELLED:
-        msg = f"job {job.id} was cancelled"
-        raise JobCancelled(msg)
+        raise JobCancelled(f"job {job.id} was cancelled")
     return job
 
 
 def _refuse_to_block(job_id: int) -> None:
     running = current_job.get()
     if running is not None and running.joined_transaction is not None:
-        msg = (
+        raise SideworkError(
             f"job {running.id} waits for job {job_id} inside its own transaction, which keeps that job from ever "
             "ending; wait before the first write, or after `with job.transaction()`"
         )
-        raise SideworkError(msg)
     try:
         asyncio.get_running_loop()
     except RuntimeError:
         return
-    msg = f"waiting for job {job_id} would block the running event loop; use `await handler.aresult(...)` or service.watch"
-    raise SideworkError(msg)
+    raise SideworkError(
+        f"waiting for job {job_id} would block the running event loop; "
+        "use `await handler.aresult(...)` or `async for job in service.watch(...)`"
+    )

@@ -48,7 +48,7 @@ def status(storage: Storage, job_id: int) -> JobStatus:
 
 def everything(storage: Storage, **conditions: Any) -> list[Job]:
     """Return all jobs that match, oldest first."""
-    return storage.list(JobFilter(**conditions), after=None, limit=1_000_000, newest_first=False)
+    return storage.page(JobFilter(**conditions), after=None, limit=1_000_000, newest_first=False)
 
 
 def ended(job: ClaimedJob, status: JobStatus = JobStatus.COMPLETED, **changes: Any) -> Outcome:

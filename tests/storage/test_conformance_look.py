@@ -17,7 +17,7 @@ def listed(storage: Storage, **conditions: object) -> list[int]:
 
 
 def page(storage: Storage, after: int | None, *, newest_first: bool) -> list[int]:
-    return [each.id for each in storage.list(JobFilter(key="k"), after=after, limit=2, newest_first=newest_first)]
+    return [each.id for each in storage.page(JobFilter(key="k"), after=after, limit=2, newest_first=newest_first)]
 
 
 def test_an_unknown_job_is_none(storage: Storage) -> None:

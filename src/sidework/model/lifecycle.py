@@ -1,22 +1,24 @@
 """The rules of a job's life, in one place: which moves there are, and what follows from the end of an attempt.
 
-    PENDING ──claim──▶ RUNNING ──▶ COMPLETED
-       ▲                 │  │ └──▶ FAILED ──────┐
-       │ due             │  └────▶ CANCELLED ───┤ retry (by an operator)
-    SCHEDULED ◀──────────┘                      ▼
-    (retry, snooze, crash)                   PENDING
+PENDING ──claim──▶ RUNNING ──▶ COMPLETED
+   ▲                 │  │ └──▶ FAILED ──────┐
+   │ due             │  └────▶ CANCELLED ───┤ retry (by an operator)
+SCHEDULED ◀──────────┘                      ▼
+(retry, snooze, crash)                   PENDING
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import TypeAlias, assert_never
+from typing import TypeAlias, assert_never, TYPE_CHECKING
 
 import msgspec
 
 from sidework.model.backoff import delay_before_retry
 from sidework.model.job import ClaimedJob, JobStatus, Outcome, RetentionRule
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 MOVES = {
     JobStatus.PENDING: frozenset({JobStatus.RUNNING, JobStatus.CANCELLED}),
@@ -183,10 +185,8 @@ def _end(
     )
 
 
-def may_go(
-    rules: Sequence[RetentionRule], *, key: str, status: JobStatus, ended_at: datetime, now: datetime
-) -> bool:
-    """Whether a job that ended then may be deleted now. The first rule for its key and status decides; none: it stays."""
+def may_go(rules: Sequence[RetentionRule], *, key: str, status: JobStatus, ended_at: datetime, now: datetime) -> bool:
+    """Whether a job that ended then may be deleted now: the first rule for its key and status decides."""
     for rule in rules:
         if status in rule.statuses and rule.key in (None, key):
             return ended_at + rule.keep <= now

@@ -12,11 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, Protocol, TYPE_CHECKING
 
 import msgspec
 
-from sidework.model.health import Examination
 from sidework.model.job import (
     Claim,
     ClaimedJob,
@@ -34,6 +33,9 @@ from sidework.model.job import (
     RetentionRule,
     WorkerInfo,
 )
+
+if TYPE_CHECKING:
+    from sidework.model.health import Examination
 
 
 class Want(msgspec.Struct, frozen=True, kw_only=True):
@@ -179,7 +181,7 @@ class Storage(Protocol):
         """
 
     def check(self) -> None:
-        """Raise DatabaseMissing, NotMigrated, SchemaTooNew or NotOurTable where the tables cannot be used as they are."""
+        """Raise DatabaseMissing, NotMigrated, SchemaTooNew or NotOurTable if the tables cannot be used as they are."""
 
     def close(self) -> None:
         """Close every connection. A closed store opens again by itself when it is used."""
@@ -255,7 +257,7 @@ class Storage(Protocol):
     def log(self, job_id: int) -> list[LogLine]:
         """Return the lines a job has logged, oldest first."""
 
-    def list(self, which: JobFilter, *, after: int | None, limit: int, newest_first: bool) -> list[Job]:
+    def page(self, which: JobFilter, *, after: int | None, limit: int, newest_first: bool) -> list[Job]:
         """Return up to `limit` jobs in id order, beyond the id `after` (keyset paging)."""
 
     def count(self, which: JobFilter) -> int:
@@ -281,7 +283,7 @@ class Storage(Protocol):
         """End waiting jobs CANCELLED at once; ask for the end of running ones. Ended jobs are left alone."""
 
     def retry(self, ids: Sequence[int], *, now: datetime) -> list[int]:
-        """Make FAILED and CANCELLED jobs PENDING with a fresh count of attempts and crashes, and SCHEDULED ones PENDING.
+        """Make FAILED and CANCELLED jobs PENDING with fresh counts of attempts and crashes, SCHEDULED ones PENDING.
 
         A job whose unique key is held by another one meanwhile is left alone.
         """

@@ -20,8 +20,7 @@ def open_storage(url: str | Path, *, durability: Literal["full", "relaxed"] = "f
     Raises SideworkError for what is not a database we know.
     """
     if durability not in ("full", "relaxed"):
-        msg = f"durability={durability!r} is not known; use 'full' or 'relaxed'"
-        raise SideworkError(msg)
+        raise SideworkError(f"durability={durability!r} is not known; use 'full' or 'relaxed'")
     from sidework.storage.sqlite.store import SqliteStorage
 
     return SqliteStorage(_path(url), durability=durability, wait=wait)
@@ -30,19 +29,23 @@ def open_storage(url: str | Path, *, durability: Literal["full", "relaxed"] = "f
 def _path(url: str | Path) -> Path:
     if isinstance(url, Path):
         return url
-    if not isinstance(url, str) or not url:
-        msg = f"a database is a path or a URL such as 'app.db' or 'sqlite:///app.db', not {url!r}"
-        raise SideworkError(msg)
+    if not url:
+        raise SideworkError(f"a database is a path or a URL such as 'app.db' or 'sqlite:///app.db', not {url!r}")
     if ":memory:" in url or url == "sqlite://":
-        msg = "a database in memory is gone with its connection and no worker can share it; use a file (for tests see sidework.testing)"
-        raise SideworkError(msg)
+        raise SideworkError(
+            "a database in memory is gone with its connection, and no worker can share it; "
+            "use a file (for tests see sidework.testing)"
+        )
     if "://" not in url:
         return Path(url)
     parts = urlsplit(url)
     if parts.scheme != "sqlite":
-        msg = f"there is no storage for {parts.scheme}:// URLs in this version; use a path or sqlite:///path"
-        raise SideworkError(msg)
+        raise SideworkError(
+            f"there is no storage for {parts.scheme}:// URLs in this version; use a path or sqlite:///path"
+        )
     if parts.netloc or not parts.path.strip("/"):
-        msg = f"{url!r} names no file; write sqlite:///app.db for a relative path, sqlite:////var/app.db for an absolute one"
-        raise SideworkError(msg)
+        raise SideworkError(
+            f"{url!r} names no file; write sqlite:///app.db for a relative path, "
+            "sqlite:////var/app.db for an absolute one"
+        )
     return Path(unquote(parts.path[1:]))

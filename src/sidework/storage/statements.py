@@ -19,8 +19,7 @@ def load(path: Traversable) -> dict[str, str]:
     _, *parts = _HEADER.split(path.read_text(encoding="utf-8"))
     names, bodies = parts[::2], parts[1::2]
     if len(set(names)) != len(names):
-        msg = f"{path} names a statement twice"
-        raise ValueError(msg)
+        raise ValueError(f"{path} names a statement twice")
     return {name: _without_comments(body) for name, body in zip(names, bodies, strict=True)}
 
 

@@ -29,7 +29,7 @@ class Looking:
         row = connection.execute(f"{self._sql['jobs']} WHERE job.id = ?", (job_id,)).fetchone()
         return None if row is None else rows.job(row)
 
-    def list(
+    def page(
         self, connection: sqlite3.Connection, which: JobFilter, after: int | None, limit: int, *, newest_first: bool
     ) -> list[Job]:
         """Return one page of jobs in id order."""

@@ -27,8 +27,9 @@ from sidework.storage.sqlite.doorbell import SqliteDoorbell
 from sidework.storage.sqlite.gate import WriteGate
 from sidework.storage.sqlite.liveness import WorkerLock, is_alive, lock_path, remove
 from sidework.storage.sqlite.look import Looking
+from sidework.storage.sqlite.pool import ConnectionPool
 from sidework.storage.sqlite.steer import Steering
-from sidework.storage.sqlite.transaction import ConnectionPool, SqliteAsyncJobTransaction, SqliteJobTransaction
+from sidework.storage.sqlite.transaction import SqliteAsyncJobTransaction, SqliteJobTransaction
 from sidework.storage.sqlite.turn import Turning
 from sidework.storage.statements import load
 
@@ -315,9 +316,9 @@ class SqliteStorage:
         """Return what a job has logged."""
         return self._read(lambda reader: self._looking.log(reader, job_id))
 
-    def list(self, which: JobFilter, *, after: int | None, limit: int, newest_first: bool) -> list[Job]:
+    def page(self, which: JobFilter, *, after: int | None, limit: int, newest_first: bool) -> list[Job]:
         """Return one page of jobs."""
-        return self._read(lambda reader: self._looking.list(reader, which, after, limit, newest_first=newest_first))
+        return self._read(lambda reader: self._looking.page(reader, which, after, limit, newest_first=newest_first))
 
     def count(self, which: JobFilter) -> int:
         """Return how many jobs match."""
@@ -433,8 +434,9 @@ class SqliteMembership:
     def check(self) -> None:
         """Raise WorkerLost if the lock file or the row is gone."""
         if not self._lock.held():
-            msg = f"the lock file of worker {self._worker} was removed; others take it for dead, so it stops"
-            raise WorkerLost(msg)
+            raise WorkerLost(
+                f"the lock file of worker {self._worker} was removed; others take it for dead, so it stops"
+            )
         self._storage.check_worker(self._worker)
 
     def leave(self) -> None:

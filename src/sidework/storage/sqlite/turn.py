@@ -85,8 +85,9 @@ class Turning:
     def check_worker(self, connection: sqlite3.Connection, worker: int) -> None:
         """Raise WorkerLost unless the worker's row is there."""
         if not self._one(connection, "worker_exists", worker=worker):
-            msg = f"worker {worker} is not in the database any more: somebody took it for dead or deleted its row"
-            raise WorkerLost(msg)
+            raise WorkerLost(
+                f"worker {worker} is not in the database any more: somebody took it for dead or deleted its row"
+            )
 
     def settle(self, connection: sqlite3.Connection, outcomes: Sequence[Outcome], now: str) -> frozenset[Claim]:
         """Write the outcomes whose claims still hold their jobs; return the claims that do not."""
