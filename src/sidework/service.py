@@ -10,7 +10,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from types import SimpleNamespace, TracebackType
-from typing import Any, Literal, Self, TypeVar, Unpack, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack
 
 from sidework.clock import Clock, SystemClock
 from sidework.engine.events import Listener, log_event
@@ -25,9 +25,10 @@ from sidework.storage.open import open_storage
 from sidework.watching import Watcher
 
 if TYPE_CHECKING:
-    from sidework.model.options import HandlerKeywords, JobKeywords
-    from sidework.model.handler import JobHandler
     from pathlib import Path
+
+    from sidework.model.handler import JobHandler
+    from sidework.model.options import HandlerKeywords, JobKeywords
 
 logger = logging.getLogger("sidework")
 

@@ -59,7 +59,7 @@ def test_the_seeds_call_returns_the_id_and_not_a_row_count(service, path):
 
 def test_the_seeds_call_for_an_unknown_key_returns_none_and_logs(service, caplog):
     register(service)
-    with caplog.at_level(logging.ERROR):
+    with caplog.at_level(logging.WARNING):
         assert service.job(job_key="sync_usr", payload={}) is None
     assert "sync_usr" in caplog.text
 

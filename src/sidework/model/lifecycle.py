@@ -10,7 +10,7 @@ SCHEDULED ◀──────────┘                      ▼
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import TypeAlias, assert_never, TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias, assert_never
 
 import msgspec
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Protocol, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
@@ -273,7 +273,7 @@ class Storage(Protocol):
         """Return every queue that has jobs not yet ended, is paused or has a limit."""
 
     def examine(self) -> Examination:
-        """Look at the database itself: library, files, settings, schema, damage; raises only where it cannot be opened."""
+        """Look at the database itself: library, files, settings, schema, damage; raises if it cannot be opened."""
 
     def facts(self, job_id: int) -> JobFacts | None:
         """Return what decides whether this job runs, in one consistent read, or None if there is no such job."""
