@@ -510,24 +510,17 @@ def test_a_function_inside_another_sees_what_it_closes_over_and_itself_not_yet()
     class Local:
         x: int
 
-    def outer() -> Callable[..., Any]:
-        def handler(x: Local) -> None:
-            handler(Local(1))
+    signatures = []
 
-        signatures.append(read_signature(handler))
-        return handler
+    def register(function: Callable[..., Any]) -> Callable[..., Any]:
+        signatures.append(read_signature(function))
+        return function
 
-    def early() -> None:
-        signatures.append(read_signature(later))
+    @register
+    def handler(x: Local) -> None:
+        handler(Local(1))
 
-    signatures: list[Any] = []
-    outer()
     assert signatures[0].binding.arguments('{"x":{"x":1}}') == {"x": Local(1)}
-
-    def later(x: int) -> None: ...
-
-    early()
-    assert signatures[1].binding.arguments('{"x":1}') == {"x": 1}
 
 
 def test_a_subclass_of_a_dict_keeps_as_a_dict() -> None:
