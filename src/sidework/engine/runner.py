@@ -192,7 +192,7 @@ class Runner:
             try:
                 self._loop.call_soon_threadsafe(self._collect)
             except RuntimeError:  # the loop is closed: the worker has stopped without this handler
-                logger.warning("the handler of job %d ended after its worker had stopped", attempt.job.id)
+                self._collect()
 
     def _collect(self) -> None:
         while self._done:

@@ -11,6 +11,7 @@ import random as random_module
 from typing import TYPE_CHECKING, Any
 
 from sidework.clock import SystemClock
+from sidework.engine.aftermath import Aftermath
 from sidework.engine.attempt import Attempt, Desk, Stop
 from sidework.engine.bench import Bench
 from sidework.engine.bridge import Bridge
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
     from sidework.engine.timer import Timer
     from sidework.model.handler import JobHandler
     from sidework.model.job import Claim, ClaimedJob, RetentionRule
-    from sidework.storage.contract import Membership, Storage
+    from sidework.storage.contract import Doorbell, Membership, Storage
 
 LONGEST_WITHOUT_A_LOOK = 1.0
 """Seconds: what nobody told us about is found within this time."""
@@ -119,6 +120,7 @@ class Worker:
         self._no_more_waiting = False
         self._given_back = 0
         self._expelled: WorkerLost | None = None
+        self._aftermath: Aftermath | None = None
         self._membership: Membership
         self._runner: Runner
         self._keeper: Keeper
@@ -155,10 +157,12 @@ class Worker:
     async def leave(self) -> bool:
         """Give the seat up; return whether all that was begun was finished.
 
-        A handler that cannot be stopped keeps the seat: its job is free when this process is gone, and not before.
+        A handler that cannot be stopped keeps the seat: its job is free when it has ended or this process is gone.
         """
         stuck = tuple(claim.job_id for claim in self._bench.running)
-        if not stuck:
+        if stuck:
+            self._aftermath = Aftermath(self._storage, self._membership, self._clock, self._bench.running)
+        else:
             await self._give_up_the_seat()
         self._threads.close()
         self._bridge.close()
@@ -184,8 +188,10 @@ class Worker:
             logger.debug("a worker was woken after its event loop had been closed")
 
     async def _work(self) -> bool:
+        doorbell = await self._open_doorbell()
+        listening = asyncio.create_task(self._listen(doorbell))
         keeping = Loop(self._keeper_step)
-        helpers = [asyncio.create_task(keeping.run()), asyncio.create_task(self._listen())]
+        kept = asyncio.create_task(keeping.run())
         try:
             await self._loop.run()
         except WorkerLost as error:
@@ -193,8 +199,10 @@ class Worker:
             raise
         finally:
             keeping.stop()
-            helpers[1].cancel()
-            await asyncio.gather(*helpers, return_exceptions=True)
+            listening.cancel()
+            await asyncio.gather(kept, listening, return_exceptions=True)
+            if doorbell is not None:
+                doorbell.close()
             finished = await self.leave()
         return finished
 
@@ -206,21 +214,20 @@ class Worker:
             self._loop.wake()
             return None
 
-    async def _listen(self) -> None:
-        """Look when the doorbell rings. It is a hint: the loop looks every second without it."""
+    async def _open_doorbell(self) -> Doorbell | None:
         try:
-            doorbell = await self._side_bridge.call(self._storage.doorbell)
+            return await self._side_bridge.call(self._storage.doorbell)
         except Exception:  # noqa: BLE001 - it is told, and nothing depends on it
             logger.exception("there is no doorbell; jobs are found within a second all the same")
-            return
-        try:
-            while True:
-                if await doorbell.wait(LONGEST_WITHOUT_A_LOOK):
-                    self._looked.clear()
-                    self._loop.wake()
-                    await self._looked.wait()
-        finally:
-            doorbell.close()
+            return None
+
+    async def _listen(self, doorbell: Doorbell | None) -> None:
+        """Look when the doorbell rings. It is a hint: the loop looks every second without it."""
+        while doorbell is not None:
+            if await doorbell.wait(LONGEST_WITHOUT_A_LOOK):
+                self._looked.clear()
+                self._loop.wake()
+                await self._looked.wait()
 
     # ------------------------------------------------------------------------------------------------- one turn
 
@@ -337,6 +344,9 @@ class Worker:
     def _on_end(self, attempt: Attempt) -> None:
         """Take the end of an attempt, and start what waits for its place."""
         self._bench.end(attempt)
+        if self._aftermath is not None:
+            self._aftermath.take(attempt)
+            return
         self._suspicion.ended(attempt.job)
         if attempt.settled:
             self._tell_end(attempt)
