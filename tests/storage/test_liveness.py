@@ -26,9 +26,12 @@ from sidework.storage.sqlite.liveness import WorkerLock
 lock = WorkerLock.create(sys.argv[1])
 child = 0
 if "fork" in sys.argv:
+    reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
+        os.write(writing, b"up")
         signal.pause()
+    os.read(reading, 2)
 elif "subprocess" in sys.argv:
     import subprocess
     child = subprocess.Popen(["sleep", "60"], close_fds=False).pid
