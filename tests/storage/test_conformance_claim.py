@@ -226,6 +226,15 @@ def test_a_suspect_does_not_break_the_limit_of_its_queue(storage: Storage, crew:
     assert len(hand.claim(suspect=True)) == 1
 
 
+def test_a_suspect_is_told_to_the_worker_that_makes_room_for_it_by_becoming_empty(storage: Storage, crew: Crew) -> None:
+    hand, other = crew.hire(storage, limits={"slow": 1}), crew.hire(storage)
+    put(storage, job(queue="slow"), job(queue="slow", priority=-1))
+    hand.settle(died(hand.claim_one()))
+    hand.claim_one()
+    assert hand.turn(room=1).suspects
+    assert not other.turn(room=1).suspects
+
+
 def test_an_unknown_worker_claims_nothing(storage: Storage, hand: Hand) -> None:
     put(storage)
     hand.seat.leave()

@@ -88,6 +88,7 @@ PARAMETERS = {
     "queues": '["q1", "q2"]',
     "queue": "q1",
     "worker": 1,
+    "but_by": None,
     "room": 10,
     "ahead": 0,
     "job": 5,
