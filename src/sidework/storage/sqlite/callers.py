@@ -119,6 +119,14 @@ class Callers:
         insertion = self.insertion(jobs, now=now)
         return await _on_its_thread(connection, partial(self._take_part, act=insertion.run, atomic=insertion.atomic))
 
+    def join(self, connection: sqlite3.Connection, jobs: Sequence[NewJob], *, now: datetime) -> list[int]:
+        """Insert inside the transaction of a handler's own connection."""
+        insertion = self.insertion(jobs, now=now)
+        try:
+            return _inside_the_callers_transaction(connection, insertion.run, atomic=insertion.atomic)
+        except sqlite3.Error as error:
+            raise self._in_words(error) from error
+
     def complete(self, connection: object, outcome: Outcome, *, now: datetime) -> bool:
         """Write the outcome inside the caller's transaction. False: its claim no longer holds the job."""
         settle = partial(_settle, outcome=outcome, now=rows.to_text(now))

@@ -75,12 +75,17 @@ class WriteGate:
             if leave_room:
                 self._room_until = self._clock.monotonic() + ROOM_FOR_OTHERS
 
-    def hold(self) -> Hold:
-        """Wait for the gate and keep it until the Hold is released. Raises DatabaseBusy after waiting too long."""
+    def hold(self, *, by_this_thread: bool = True) -> Hold:
+        """Wait for the gate and keep it until the Hold is released. Raises DatabaseBusy after waiting too long.
+
+        by_this_thread: what this thread does until then belongs to whoever holds; False: it may serve others too.
+        """
         self._refuse_who_would_wait_for_itself()
         deadline = self._clock.monotonic() + self._wait
         if not self._turnstile.take(self._wait):
             raise self._busy()
+        if not by_this_thread:
+            self._turnstile.owner = None
         return Hold(self._turnstile, deadline - self._clock.monotonic())
 
     def close(self) -> None:
@@ -118,7 +123,8 @@ class WriteGate:
 
     # ------------------------------------------------------------------ who may come in
 
-    def _refuse_who_would_wait_for_itself(self) -> None:
+    def refuse_forked_child(self) -> None:
+        """Raise SideworkError in a child of the process that first used the database here."""
         if self._process is None:
             self._process = os.getpid()
         elif self._in_a_forked_child():
@@ -126,6 +132,9 @@ class WriteGate:
                 f"{self._path} was opened before this process was forked, and a connection does not survive a fork. "
                 "Make a new BackgroundService in the child, or start processes with 'spawn' or 'forkserver'."
             )
+
+    def _refuse_who_would_wait_for_itself(self) -> None:
+        self.refuse_forked_child()
         if self._turnstile.owner == threading.get_ident():
             raise SideworkError(
                 f"this thread holds the write gate of {self._path} and would wait for itself. Inside a transaction "
