@@ -107,7 +107,7 @@ class GuardedConnection(sqlite3.Connection):
         """Keep what was just seen of this text."""
         if self.seen is not None:
             self.kinds[sql] = self.seen
-        self.changed = self.changed or len(self.kinds) > _MOST_TEXTS
+            self.changed = self.changed or len(self.kinds) > _MOST_TEXTS
 
     def begin(self, wait: float) -> None:
         """Begin to write. Waits for other processes: so many seconds, give or take a tenth."""

@@ -150,10 +150,8 @@ class SqliteJobTransaction:
                     raise
             finally:
                 # Whatever happens: sqlite3 may have cached the statement, and then the parser does not see it again.
-                if connection.seen is not None:
-                    connection.remember(sql)
-            again = self._again  # type: ignore[unreachable] # mypy loses the way after `return` in `try`
-            return again(connection, call, *arguments)
+                connection.remember(sql)
+            return self._again(connection, call, *arguments)
         finally:
             self._leave()
 
