@@ -187,6 +187,16 @@ class BackgroundJobManager:
                 return deleted
             after = following
 
+    def count_prunable(self, rules: Sequence[RetentionRule] = DEFAULT_RETENTION) -> int:
+        """Return how many jobs `prune` would delete now."""
+        storage, found, after = self._ready(), 0, 0
+        while True:
+            ids, following = storage.prunable(rules, after=after, limit=BATCH, now=self._clock.now())
+            found += len(ids)
+            if following is None:
+                return found
+            after = following
+
     def _ready(self) -> Storage:
         """Return the storage, once it is known that its tables can be used."""
         if not self._checked:

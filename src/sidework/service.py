@@ -17,7 +17,7 @@ from sidework.engine.events import Listener, log_event
 from sidework.engine.worker import Worker
 from sidework.errors import SideworkError
 from sidework.hosting import TaskHost, ThreadHost, stopping_signals
-from sidework.manager import BackgroundJobManager
+from sidework.manager import KEEP_COMPLETED, KEEP_FAILED, BackgroundJobManager
 from sidework.model.job import Job, JobStatus, NewJob, RetentionRule
 from sidework.outbox import Outbox
 from sidework.registry import Register, Registry
@@ -33,9 +33,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("sidework")
 
 Hook = TypeVar("Hook", bound=Callable[..., Any])
-
-KEEP_COMPLETED = timedelta(days=7)
-KEEP_FAILED = timedelta(days=30)
 
 
 class BackgroundService:

@@ -116,7 +116,7 @@ def test_what_has_no_column_is_kept_as_the_jobs_options() -> None:
 
 
 def test_an_unknown_or_impossible_option_is_refused_at_once() -> None:
-    for options in ({"prio": 1}, {"delay": -1}, {"executor": "thread"}):
+    for options in ({"prio": 1}, {"delay": -1}, {"executor": "process"}):
         with pytest.raises(InvalidHandler):
             handler().using(**options)
 

@@ -12,7 +12,9 @@ from sidework.model.job import WorkerInfo
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 
-def worker(number: int = 1, *, alive: bool = True, running: int = 0, silent_for: float = 1, keys: str = "mail") -> WorkerInfo:
+def worker(
+    number: int = 1, *, alive: bool = True, running: int = 0, silent_for: float = 1, keys: str = "mail"
+) -> WorkerInfo:
     return WorkerInfo(
         id=number,
         name=f"w{number}",
@@ -76,7 +78,12 @@ def test_ready_jobs_that_a_living_worker_knows_are_well() -> None:
 
 
 def test_ready_jobs_that_only_a_dead_worker_knows_are_ill() -> None:
-    finding = found("ready jobs", Examination(findings=[], ready={"mail": 1, "pay": 1234}), worker(1), worker(2, alive=False, keys="pay"))
+    finding = found(
+        "ready jobs",
+        Examination(findings=[], ready={"mail": 1, "pay": 1234}),
+        worker(1),
+        worker(2, alive=False, keys="pay"),
+    )
     assert finding.level is Level.ILL
     assert "'pay' (1,234)" in finding.text
     assert "mail" not in finding.text

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sidework.model.job import Claim, ClaimedJob, JobStatus, RetentionRule
+from sidework.model.job import Claim, ClaimedJob, EndedJob, JobStatus, RetentionRule
 from sidework.model.lifecycle import (
     DEFAULT_POLICY,
     MOVES,
@@ -190,5 +190,12 @@ def test_the_first_rule_for_key_and_status_says_when_a_job_may_go(
     key: str, status: JobStatus, age: timedelta, goes: bool
 ) -> None:
     rules = [KEPT_AN_HOUR, KEPT_A_DAY]
-    assert may_go(rules, key=key, status=status, ended_at=NOW - age, now=NOW) is goes
-    assert not may_go([], key=key, status=status, ended_at=NOW - age, now=NOW)
+    ended = EndedJob(key=key, status=status, at=NOW - age)
+    assert may_go(rules, ended, now=NOW) is goes
+    assert not may_go([], ended, now=NOW)
+
+
+def test_what_a_completed_job_asked_for_itself_goes_before_the_rules() -> None:
+    completed = EndedJob(key="any", status=JobStatus.COMPLETED, at=NOW - timedelta(hours=2), keep=timedelta(hours=1))
+    assert may_go([KEPT_A_DAY], completed, now=NOW)
+    assert not may_go([KEPT_A_DAY], completed, now=NOW - timedelta(hours=1.5))

@@ -80,7 +80,7 @@ def test_a_priority_has_64_bits(priority: int) -> None:
         (handler_options, "max_attempt", "did you mean 'max_attempts'?"),
         (handler_options, "delay", "there are: "),
         (job_options, "prio", "did you mean 'priority'?"),
-        (job_options, "executor", "there are: db, queue, priority"),
+        (job_options, "grace", "there are: db, queue, priority"),
     ],
 )
 def test_an_unknown_option_is_refused_with_the_nearest_one(check: Any, name: str, words: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
+import threading
 from datetime import UTC, datetime, timedelta
 
 import aiosqlite
@@ -15,6 +16,7 @@ from sidework import (
     DatabaseBusy,
     FrozenClock,
     InvalidPayload,
+    JobNotFound,
     JobStatus,
     NotMigrated,
     UnknownJobKey,
@@ -211,3 +213,23 @@ def test_created_at_comes_from_the_services_clock(path):
     service = BackgroundService(path, clock=clock)
     job_id = register(service).enqueue(user_id="1")
     assert service.jobs.get(job_id).created_at == datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+def test_a_job_may_override_where_it_runs_and_how_long_it_is_kept(path):
+    clock = FrozenClock()
+    service = BackgroundService(path, clock=clock)
+    threads = []
+
+    @service.handler
+    def where() -> None:
+        threads.append(threading.current_thread())
+
+    on_loop = where.using(executor="loop", retention=60).enqueue()
+    where.enqueue()
+    service.run_until_idle()
+    assert threads[0] is threading.current_thread() is not threads[1]
+    clock.advance(61)
+    assert service.jobs.count_prunable() == 1
+    assert service.jobs.prune() == 1
+    with pytest.raises(JobNotFound):
+        service.jobs.get(on_loop)

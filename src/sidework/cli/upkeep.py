@@ -17,7 +17,6 @@ from sidework.cli.output import print_answer, print_json, say
 from sidework.cli.steer import Manner, agreed, counted
 
 if TYPE_CHECKING:
-    from sidework import BackgroundJobManager
     from sidework.model.job import RetentionRule
 
 QueueName = Annotated[str, typer.Argument(metavar="QUEUE", help="The name of the queue.")]
@@ -46,7 +45,7 @@ def prune(
     manager = open_jobs(database, app)
     rules = _rules(status, key, older_than)
     manner = Manner(yes=yes, dry_run=dry_run, as_json=as_json)
-    number = _count_prunable(manager, rules)
+    number = manager.count_prunable(rules)
     if not dry_run and number:
         if not agreed(f"{counted(number)} will be deleted. Go on", manner):
             raise typer.Exit(ExitCode.NO)
@@ -110,19 +109,3 @@ def _rules(status: list[str] | None, key: str | None, older_than: timedelta | No
         )
         for rule in DEFAULT_RETENTION
     ]
-
-
-def _count_prunable(manager: BackgroundJobManager, rules: list[RetentionRule]) -> int:
-    from sidework.clock import SystemClock
-    from sidework.model.lifecycle import may_go
-
-    now = SystemClock().now()
-    ended = frozenset().union(*(rule.statuses for rule in rules))
-    number, after = 0, None
-    while ended and (page := manager.list(statuses=ended, after=after, limit=1000, newest_first=False)):
-        after = page[-1].id
-        number += sum(
-            may_go(rules, key=job.key, status=job.status, ended_at=job.finished_at or job.updated_at, now=now)
-            for job in page
-        )
-    return number

@@ -70,7 +70,7 @@ class Runner:
         handler = self._handlers.get(job.key)
         attempt = Attempt(job, handler, self._desk)
         attempt.announce(JobStarted)
-        if handler is None or handler.is_async or handler.options.executor == "loop":
+        if handler is None or handler.runs_on_loop(job):
             attempt.task = self._loop.create_task(self._run_on_loop(attempt), context=self._blank.copy())
         else:
             attempt.in_thread = attempt.began = True
@@ -220,6 +220,7 @@ class Runner:
 
 
 def _tell_peculiarities(attempt: Attempt) -> None:
+    attempt.note_lock()
     if attempt.lock_seconds >= LONG_LOCK_SECONDS:
         attempt.announce(LockHeldLong, seconds=attempt.lock_seconds)
     if attempt.raised_after_end is not None:
@@ -242,12 +243,11 @@ def _conclude(attempt: Attempt, value: object) -> Happening | None:
     """Return what it means that a sync handler returned; None if its transaction has written the end."""
     if attempt.settled:
         return None
-    transaction = attempt.transaction
-    if transaction is not None:
-        if transaction.begun:
-            attempt.commit(value)
-            return None
-        transaction.close()
+    if attempt.has_written:
+        attempt.commit(value)
+        return None
+    if attempt.transaction is not None:
+        attempt.transaction.close()
     return attempt.returned(value)
 
 
@@ -255,12 +255,11 @@ async def _conclude_async(attempt: Attempt, value: object) -> Happening | None:
     """The same for an async handler."""
     if attempt.settled:
         return None
-    transaction = attempt.transaction
-    if transaction is not None:
-        if transaction.begun:
-            await attempt.acommit(value)
-            return None
-        await transaction.close()
+    if attempt.has_written:
+        await attempt.acommit(value)
+        return None
+    if attempt.transaction is not None:
+        await attempt.transaction.close()
     return attempt.returned(value)
 
 

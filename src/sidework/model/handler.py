@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, Un
 import msgspec
 
 from sidework.model.binding import RESERVED, Unchecked
-from sidework.model.job import ClaimedJob, JobOptions, NewJob
+from sidework.model.job import ClaimedJob, JobOptions, NewJob, own_options
 from sidework.model.lifecycle import Policy
 from sidework.model.options import HandlerOptions, JobKeywords, job_options
 from sidework.model.payload import canonical, encode_result
@@ -140,7 +140,7 @@ class JobHandler(Generic[P, R_co]):
         """Return how this job's failures and crashes are dealt with."""
         if job.options is None:
             return self._policy
-        own = _own_options(job)
+        own = own_options(job.options)
         return Policy(
             backoff=self.options.backoff if own.backoff is None else own.backoff,
             max_crashes=self.options.max_crashes if own.max_crashes is None else own.max_crashes,
@@ -148,8 +148,15 @@ class JobHandler(Generic[P, R_co]):
 
     def timeout_of(self, job: ClaimedJob) -> float | None:
         """Return the seconds that an attempt of this job may take, or None for no limit."""
-        own = None if job.options is None else _own_options(job).timeout
+        own = None if job.options is None else own_options(job.options).timeout
         return self.options.timeout if own is None else own
+
+    def runs_on_loop(self, job: ClaimedJob) -> bool:
+        """Whether an attempt of this job runs on the event loop; else it runs in a thread."""
+        if self.is_async:
+            return True
+        own = None if job.options is None else own_options(job.options).executor
+        return (own or self.options.executor) == "loop"
 
     def encode_result(self, value: object) -> str | None:
         """Return the JSON text of what the function returned. Raises InvalidPayload."""
@@ -184,13 +191,4 @@ def _replaced(name: str, by: Mapping[str, object]) -> bool:
     return name in {"delay", "run_at"} and not by.keys().isdisjoint({"delay", "run_at"})
 
 
-def _own_options(job: ClaimedJob) -> JobOptions:
-    """Read what the job overrides; what another program wrote there and cannot be read counts as nothing."""
-    try:
-        return _options_decoder.decode(job.options or "{}")
-    except (msgspec.DecodeError, UnicodeEncodeError):
-        return JobOptions()
-
-
 _ELSEWHERE = Signature(given=frozenset(), binding=Unchecked(), result=Any, is_async=False)
-_options_decoder = msgspec.json.Decoder(JobOptions)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import Literal
 
 import msgspec
 
@@ -56,6 +57,20 @@ class JobOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     backoff: float | tuple[float, ...] | None = None
     max_crashes: int | None = None
     retention: float | None = None
+    executor: Literal["thread", "loop"] | None = None
+
+
+_options_decoder = msgspec.json.Decoder(JobOptions)
+
+
+def own_options(text: str | None) -> JobOptions:
+    """Read what a job overrides; what another program wrote there and cannot be read counts as nothing."""
+    if text is None:
+        return JobOptions()
+    try:
+        return _options_decoder.decode(text)
+    except (msgspec.DecodeError, UnicodeEncodeError):
+        return JobOptions()
 
 
 class Claim(msgspec.Struct, frozen=True):
@@ -215,6 +230,17 @@ class JobFacts(msgspec.Struct, frozen=True, kw_only=True):
     workers: Sequence[WorkerInfo]
     """Every worker in the database, dead ones included."""
     cancel_requested: bool
+
+
+class EndedJob(msgspec.Struct, frozen=True, kw_only=True):
+    """What retention needs to know of a job."""
+
+    key: str
+    status: JobStatus
+    at: datetime
+    """When it ended, or was last changed."""
+    keep: timedelta | None = None
+    """How long it asked to be kept once completed; None: as the rules say."""
 
 
 class RetentionRule(msgspec.Struct, frozen=True, kw_only=True):

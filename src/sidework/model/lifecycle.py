@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias, assert_never
 import msgspec
 
 from sidework.model.backoff import delay_before_retry
-from sidework.model.job import ClaimedJob, JobStatus, Outcome, RetentionRule
+from sidework.model.job import ClaimedJob, EndedJob, JobStatus, Outcome, RetentionRule
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -185,9 +185,11 @@ def _end(
     )
 
 
-def may_go(rules: Sequence[RetentionRule], *, key: str, status: JobStatus, ended_at: datetime, now: datetime) -> bool:
-    """Whether a job that ended then may be deleted now: the first rule for its key and status decides."""
+def may_go(rules: Sequence[RetentionRule], ended: EndedJob, *, now: datetime) -> bool:
+    """Whether a job may be deleted now. Its own retention decides, then the first rule for its key and status."""
+    if ended.status is JobStatus.COMPLETED and ended.keep is not None:
+        return ended.at + ended.keep <= now
     for rule in rules:
-        if status in rule.statuses and rule.key in (None, key):
-            return ended_at + rule.keep <= now
+        if ended.status in rule.statuses and rule.key in (None, ended.key):
+            return ended.at + rule.keep <= now
     return False

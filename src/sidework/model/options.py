@@ -65,6 +65,7 @@ class JobKeywords(TypedDict, total=False):
     timeout: float | timedelta
     backoff: float | timedelta | Sequence[float | timedelta]
     max_crashes: int
+    executor: Literal["thread", "loop"]
     retention: float | timedelta
 
 

@@ -110,6 +110,10 @@ class JobTransaction(Protocol):
     def begun(self) -> bool:
         """Whether something was written, or `begin()` was called, and the transaction is open."""
 
+    @property
+    def held_for(self) -> float:
+        """Seconds for which the write lock was, or has been until now, held; 0 if it never began."""
+
     def begin(self) -> None:
         """Begin now. Raises JobLost if the claim no longer holds the job; DatabaseBusy after waiting too long."""
 
@@ -133,6 +137,8 @@ class AsyncJobTransaction(Protocol):
     def connection(self) -> Any: ...
     @property
     def begun(self) -> bool: ...
+    @property
+    def held_for(self) -> float: ...
     async def begin(self) -> None: ...
     async def insert(self, jobs: Sequence[NewJob], *, now: datetime) -> list[int]: ...
     async def commit(self, outcome: Outcome, *, now: datetime) -> bool: ...
@@ -299,6 +305,11 @@ class Storage(Protocol):
 
     def resume(self, queue: str, *, now: datetime) -> None:
         """Undo `pause`."""
+
+    def prunable(
+        self, rules: Sequence[RetentionRule], *, after: int, limit: int, now: datetime
+    ) -> tuple[list[int], int | None]:
+        """Look at `limit` jobs beyond the id `after`; return the ids that may go, and the id to go on from."""
 
     def prune(self, rules: Sequence[RetentionRule], *, after: int, limit: int, now: datetime) -> tuple[int, int | None]:
         """Look at `limit` jobs beyond the id `after` and delete those that a rule lets go.

@@ -308,5 +308,5 @@ INSERT INTO background_service_queues (name, paused) VALUES (:queue, :paused)
 ON CONFLICT (name) DO UPDATE SET paused = excluded.paused;
 
 -- :name prune_candidates
-SELECT id, job_key, status, COALESCE(finished_at, updated_at) FROM background_service_jobs
+SELECT id, job_key, status, COALESCE(finished_at, updated_at), options FROM background_service_jobs
 WHERE id > :after ORDER BY id LIMIT :limit;

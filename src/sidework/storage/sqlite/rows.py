@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from sidework.model.job import Claim, ClaimedJob, Job, JobStatus, Outcome, Progress, QueueInfo, WorkerInfo
+from sidework.model.job import (
+    Claim,
+    ClaimedJob,
+    EndedJob,
+    Job,
+    JobStatus,
+    Outcome,
+    Progress,
+    QueueInfo,
+    WorkerInfo,
+    own_options,
+)
 from sidework.model.payload import MAX_ERROR_BYTES, clean_text
 
 if TYPE_CHECKING:
@@ -89,6 +100,17 @@ def claimed_job(row: Row) -> ClaimedJob:
         crashes=crashes,
         created_at=created_at,
         options=options,
+    )
+
+
+def ended_job(row: Row) -> EndedJob | None:
+    """Return a row of the `prune_candidates` statement, or None for a job that has not ended."""
+    _job_id, key, status, at, options = row
+    if not JobStatus(status).ended:
+        return None
+    keep = own_options(options).retention
+    return EndedJob(
+        key=key, status=JobStatus(status), at=from_text(at), keep=None if keep is None else timedelta(seconds=keep)
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sidework.model.job import JobStatus
 from sidework.model.lifecycle import may_go
 from sidework.storage.sqlite import rows
 
@@ -56,12 +55,7 @@ class Steering:
     ) -> tuple[list[int], int | None]:
         """Look at `limit` jobs beyond `after`; return those that may go, and the last id looked at (None: the end)."""
         page = connection.execute(self._sql["prune_candidates"], {"after": after, "limit": limit}).fetchall()
-        ids = [
-            job_id
-            for job_id, key, status, ended_at in page
-            if JobStatus(status).ended
-            and may_go(rules, key=key, status=JobStatus(status), ended_at=rows.from_text(ended_at), now=now)
-        ]
+        ids = [row[0] for row in page if (ended := rows.ended_job(row)) is not None and may_go(rules, ended, now=now)]
         return ids, page[-1][0] if len(page) == limit else None
 
     def prune(

@@ -370,9 +370,15 @@ class SqliteStorage:
         """Allow claims from a queue again."""
         self._write(lambda writer: self._steering.set_paused(writer, queue, paused=False))
 
+    def prunable(
+        self, rules: Sequence[RetentionRule], *, after: int, limit: int, now: datetime
+    ) -> tuple[list[int], int | None]:
+        """Look at one page of jobs; return those that a rule lets go."""
+        return self._read(lambda reader: self._steering.prunable(reader, rules, after, limit, now))
+
     def prune(self, rules: Sequence[RetentionRule], *, after: int, limit: int, now: datetime) -> tuple[int, int | None]:
         """Look at one page of jobs and delete those that a rule lets go."""
-        ids, go_on = self._read(lambda reader: self._steering.prunable(reader, rules, after, limit, now))
+        ids, go_on = self.prunable(rules, after=after, limit=limit, now=now)
         if not ids:
             return 0, go_on
         return self._write(lambda writer: self._steering.prune(writer, rules, after, limit, now)), go_on
@@ -435,7 +441,7 @@ class SqliteMembership:
         """Raise WorkerLost if the lock file or the row is gone."""
         if not self._lock.held():
             raise WorkerLost(
-                f"the lock file of worker {self._worker} was removed; others take it for dead, so it stops"
+                f"worker {self._worker} stops: its lock file, or the database itself, was removed or replaced"
             )
         self._storage.check_worker(self._worker)
 
