@@ -179,10 +179,10 @@ class OwnedConnection:
         return self._attempt.guarded(self._new_cursor)
 
     def execute(self, sql: str, parameters: Any = (), /) -> OwnedCursor:
-        return self.cursor().execute(sql, parameters)
+        return self._attempt.statement(sql, self._on_new_cursor, _execute, sql, parameters)
 
     def executemany(self, sql: str, parameters: Any, /) -> OwnedCursor:
-        return self.cursor().executemany(sql, parameters)
+        return self._attempt.statement(sql, self._on_new_cursor, _executemany, sql, parameters)
 
     def blobopen(self, *arguments: Any, readonly: bool = False, **options: Any) -> sqlite3.Blob:
         """Open a blob; for writing, unless `readonly`, and then the transaction begins."""
@@ -256,6 +256,11 @@ class OwnedConnection:
             return change(connection, *arguments, **options)
 
         return self._attempt.guarded(act)
+
+    def _on_new_cursor(self, call: Callable[..., object], *arguments: Any) -> OwnedCursor:
+        cursor = self._new_cursor()
+        call(cursor, *arguments)
+        return cursor
 
     def _new_cursor(self) -> OwnedCursor:
         cursor = OwnedCursor(self._attempt.opened(), self._attempt, self.row_factory)

@@ -15,6 +15,7 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from sidework.storage.sqlite import rows
 from sidework.storage.sqlite.connect import connect
 from sidework.storage.sqlite.gate import bound_busy_wait
 from sidework.storage.statements import load
@@ -22,6 +23,7 @@ from sidework.storage.statements import load
 if TYPE_CHECKING:
     import os
 
+    from sidework.model.job import Outcome
     from sidework.storage.sqlite.connect import Durability
 
 
@@ -33,13 +35,12 @@ class Kind(Enum):
 
 
 SQL: Final = load(Path(__file__).with_name("transaction.sql"))
-SETTLE: Final = load(Path(__file__).with_name("queries.sql"))["settle"]
 
 _KINDS_OF_OUR_OWN: Final[dict[object, Kind]] = {
     SQL["begin"]: Kind.REFUSED,
     SQL["commit"]: Kind.REFUSED,
     SQL["roll_back"]: Kind.REFUSED,
-    SETTLE: Kind.WRITE,
+    SQL["settle_one"]: Kind.WRITE,
 }
 
 _READS: Final = frozenset(
@@ -126,9 +127,9 @@ class GuardedConnection(sqlite3.Connection):
         (held,) = self._run_ours(SQL["fence"], (job_id, number)).fetchone()
         return bool(held)
 
-    def settle(self, outcomes: str, now: str) -> bool:
+    def settle(self, outcome: Outcome, now: str) -> bool:
         """Write one outcome; False: its claim no longer holds the job."""
-        return bool(self._run_ours(SETTLE, {"outcomes": outcomes, "now": now}).fetchall())
+        return self._run_ours(SQL["settle_one"], _parameters(outcome, now)).rowcount == 1
 
     def end(self, how: str) -> None:
         """Carry out `commit` or `roll_back`."""
@@ -225,3 +226,17 @@ class ConnectionPool:
         guarded = cast("GuardedConnection", connection)
         guarded.guard()
         return guarded
+
+
+def _parameters(outcome: Outcome, now: str) -> dict[str, str | int | None]:
+    return {
+        "id": outcome.claim.job_id,
+        "claims": outcome.claim.number,
+        "status": outcome.status.value,
+        "attempts": outcome.attempts,
+        "crashes": outcome.crashes,
+        "run_at": None if outcome.run_at is None else rows.to_due_text(outcome.run_at),
+        "result": outcome.result,
+        "error": rows.safe_text(outcome.error),
+        "now": now,
+    }

@@ -19,7 +19,7 @@ from sidework.storage.sqlite.owned_async import OwnedAsyncConnection
 from sidework.storage.sqlite.pool import Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
     from datetime import datetime
 
     from sidework.model.job import Claim, NewJob, Outcome
@@ -104,10 +104,13 @@ class SqliteJobTransaction:
         What the database refuses is raised after everything was rolled back: sqlite3.Error, or TransactionOwned where
         it had undone the handler's writes before. DatabaseBusy leaves the transaction as it was, not begun.
         """
-        with self._alone():
+        self._enter()
+        try:
             if self._aborted or self._ended:
                 return False
             return self._commit(outcome, rows.to_text(now))
+        finally:
+            self._leave()
 
     def abort(self) -> None:
         """Roll back and cut the handler off. From any thread, at any time, more than once."""
@@ -127,8 +130,11 @@ class SqliteJobTransaction:
 
     def close(self) -> None:
         """End without an outcome: roll back what is open."""
-        with self._alone():
+        self._enter()
+        try:
             self._end()
+        finally:
+            self._leave()
 
     # ------------------------------------------------------------------ what the connection and its cursors ask for
 
@@ -187,14 +193,6 @@ class SqliteJobTransaction:
 
     # ------------------------------------------------------------------ one at a time
 
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        self._enter()
-        try:
-            yield
-        finally:
-            self._leave()
-
     def _enter(self) -> None:
         self._lock.acquire()
         self._depth += 1
@@ -240,8 +238,9 @@ class SqliteJobTransaction:
             self._begin(self._usable())
 
     def _begin(self, connection: GuardedConnection, *, fenced: bool = True) -> None:
-        for cursor in self._living_cursors():
-            cursor.keep_rest()
+        for alive in self._cursors:
+            if (cursor := alive()) is not None:
+                cursor.keep_rest()
         self._waiting = True
         try:
             self._hold = self._begin_to_write(connection)
@@ -279,7 +278,7 @@ class SqliteJobTransaction:
         if self._hold is None:
             self._begin(connection, fenced=False)
         try:
-            settled = connection.settle(rows.outcomes_json([outcome]), now)
+            settled = connection.settle(outcome, now)
             if settled:
                 connection.end("commit")
         except sqlite3.Error:
@@ -349,14 +348,12 @@ class SqliteJobTransaction:
             connection.begun = False
             self._let_go()
 
-    def _living_cursors(self) -> list[OwnedCursor]:
-        return [cursor for cursor in (alive() for alive in self._cursors) if cursor is not None]
-
     def _shut_cursors(self) -> None:
-        for cursor in self._living_cursors():
-            with contextlib.suppress(sqlite3.Error):
-                cursor.shut()
-        self._cursors.clear()
+        cursors, self._cursors = self._cursors, []
+        for alive in cursors:
+            if (cursor := alive()) is not None:
+                with contextlib.suppress(sqlite3.Error):
+                    cursor.shut()
 
 
 class SqliteAsyncJobTransaction:
