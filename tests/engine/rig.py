@@ -128,8 +128,9 @@ class Rig:
         while True:
             await self.turn(worker)
             if worker._bench.empty and not worker._bench.has_ended and not worker._turn.claimed:
-                return
-            if not worker._bench.has_ended:
+                if not worker._suspicion.pending:
+                    return
+            elif not worker._bench.has_ended:
                 await self.woken(worker)
 
     async def finish_until(self, worker: Worker, reached: Callable[[], bool]) -> None:

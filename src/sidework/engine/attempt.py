@@ -104,7 +104,7 @@ class Attempt:
         self.committing = False
         self.aborted = False
         self.lock_seconds = 0.0
-        """The longest that `job.transaction()` held the write lock."""
+        """The longest that a transaction of its held the write lock."""
         self.result: object = None
         self._desk = desk
         self._door = threading.Lock()
@@ -235,6 +235,16 @@ class Attempt:
             self._committed(outcome, held=await self.transaction.commit(outcome, now=self.now()))
         finally:
             self.committing = False
+
+    @property
+    def has_written(self) -> bool:
+        """Whether its transaction has begun, even if the database itself has undone it since."""
+        return self.transaction is not None and (self.transaction.begun or self.transaction.held_for > 0)
+
+    def note_lock(self) -> None:
+        """Note for how long its transaction held the write lock."""
+        if self.transaction is not None:
+            self.lock_seconds = max(self.lock_seconds, self.transaction.held_for)
 
     def _committed(self, outcome: Outcome, *, held: bool) -> None:
         if not held:

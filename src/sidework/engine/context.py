@@ -141,14 +141,13 @@ current_job: ContextVar[JobContext | None] = ContextVar("sidework_current_job", 
 class TransactionBlock:
     """`job.transaction()` as a context manager, sync in sync handlers and async in async ones."""
 
-    __slots__ = ("_attempt", "_began_at", "_result", "_transaction")
+    __slots__ = ("_attempt", "_result", "_transaction")
 
     def __init__(self, attempt: Attempt, result: object) -> None:
         """Begin nothing yet."""
         self._attempt = attempt
         self._result = result
         self._transaction: Any = None
-        self._began_at = 0.0
 
     def __enter__(self) -> Any:
         if self._attempt.handler is not None and self._attempt.handler.is_async:
@@ -204,12 +203,11 @@ class TransactionBlock:
 
     def _begun(self) -> Any:
         self._attempt.in_block = True
-        self._began_at = self._attempt.monotonic()
         return self._transaction.connection
 
     def _ended(self) -> None:
         self._attempt.in_block = False
-        self._attempt.lock_seconds = max(self._attempt.lock_seconds, self._attempt.monotonic() - self._began_at)
+        self._attempt.note_lock()
 
     def _forget(self) -> None:
         """Let another block begin anew, unless the transaction is the one behind the handler's `db`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -59,7 +60,8 @@ class Keeper:
         self._bridge = bridge
         self._announce = announce
         self._retention = retention
-        self._probe_at = self._sweep_at = clock.monotonic()
+        self._probe_at = clock.monotonic()
+        self._sweep_at = clock.monotonic() if retention else math.inf
         self._swept_to = 0
         self._at_once = 500
 
