@@ -15,7 +15,7 @@ from typing import Any
 LONGEST = 60.0
 """Seconds that any command of a test may take."""
 
-SHOP = '''
+SHOP = """
 import sqlite3, threading, time
 from pathlib import Path
 from sidework import BackgroundService, JobContext
@@ -41,7 +41,7 @@ def wait_for(file: str) -> str:
 def count_up(job: JobContext) -> None:
     job.log("counting")
     job.progress(3, 4, "nearly")
-'''
+"""
 
 
 class Shell:

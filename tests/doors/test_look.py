@@ -109,7 +109,9 @@ def test_control_characters_of_a_payload_do_not_reach_the_terminal(shell: Shell,
 
 def test_a_key_with_control_characters_does_not_either(shell: Shell, service: BackgroundService) -> None:
     with closing(sqlite3.connect(shell.folder / "app.db")) as db, db:
-        db.execute("INSERT INTO background_service_jobs (job_key, payload) VALUES (?, ?)", ("\x1b[31mred", "no JSON \x9b2J"))
+        db.execute(
+            "INSERT INTO background_service_jobs (job_key, payload) VALUES (?, ?)", ("\x1b[31mred", "no JSON \x9b2J")
+        )
     for words in (["show", 1], ["jobs"], ["explain", 1], ["doctor"]):
         assert not set(shell.run(*words, *DATABASE).stdout) & set("\x1b\x9b")
 

@@ -26,7 +26,18 @@ def test_clean_text_keeps_what_people_write() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["password", "Password", "db_passwd", "API-Key", "apiKey", "access_token", "Authorization", "client_secret", "set-cookie"]
+    "name",
+    [
+        "password",
+        "Password",
+        "db_passwd",
+        "API-Key",
+        "apiKey",
+        "access_token",
+        "Authorization",
+        "client_secret",
+        "set-cookie",
+    ],
 )
 def test_what_stands_under_the_name_of_a_secret_is_hidden(name: str) -> None:
     assert hide_secrets({"deep": [{name: "hunter2", "user": "ada"}]}) == {"deep": [{name: HIDDEN, "user": "ada"}]}

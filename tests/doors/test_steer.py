@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import pty
 import sqlite3
+import subprocess
 from contextlib import closing
 
 import pytest
@@ -94,12 +97,8 @@ def test_nobody_is_asked_where_nobody_can_answer(shell: Shell, failed: Backgroun
 
 @pytest.mark.parametrize(("answer", "code", "left"), [("y\n", 0, 0), ("n\n", 1, 3)])
 def test_a_person_is_asked(shell: Shell, failed: BackgroundService, answer: str, code: int, left: int) -> None:
-    import pty
-
     master, terminal = pty.openpty()
-    with open(master, "wb", buffering=0) as keyboard, open(terminal, "rb") as tty:
-        import subprocess
-
+    with os.fdopen(master, "wb", buffering=0) as keyboard, os.fdopen(terminal, "rb") as tty:
         keyboard.write(answer.encode())
         ended = subprocess.run(
             shell.command(("retry", "--status", "FAILED", *DATABASE)),

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from sidework.clock import FrozenClock
 from sidework.errors import DatabaseMissing, DatabaseUnavailable
 from sidework.model.health import Examination, Finding, Level
 from sidework.model.job import NewJob
-from sidework.clock import FrozenClock
 from sidework.storage.sqlite import examine as module
 from sidework.storage.sqlite.examine import has_wal_reset_bug
 from sidework.storage.sqlite.store import SqliteStorage
@@ -79,7 +79,8 @@ def test_the_job_that_runs_longest_is_named(store: SqliteStorage, path: Path) ->
     store.insert([NewJob(key="a"), NewJob(key="b")], now=NOW)
     with closing(sqlite3.connect(path)) as db, db:
         db.execute(
-            "UPDATE background_service_jobs SET status = 'RUNNING', last_attempt_at = '2026-01-0' || id || 'T00:00:00.000Z'"
+            "UPDATE background_service_jobs SET status = 'RUNNING',"
+            " last_attempt_at = '2026-01-0' || id || 'T00:00:00.000Z'"
         )
     oldest = store.examine().oldest_running
     assert oldest is not None

@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from sidework.cli.failures import UsageError
+from sidework.errors import SideworkError
 
 if TYPE_CHECKING:
     from sidework import BackgroundJobManager, BackgroundService
@@ -28,13 +29,20 @@ def load_service(app: str | None) -> BackgroundService:
 
 def open_service(database: str | None, app: str | None) -> BackgroundService:
     """Return a service on the database given, or the app's."""
-    from sidework import BackgroundService
-
     if database:
-        return BackgroundService(database)
+        return _service_on(database)
     if app:
         return load_service(app)
     raise UsageError("say which database: --database app.db or SIDEWORK_DATABASE, or an app with --app or SIDEWORK_APP")
+
+
+def _service_on(database: str) -> BackgroundService:
+    from sidework import BackgroundService
+
+    try:
+        return BackgroundService(database)
+    except SideworkError as error:  # nothing was opened yet: it is the name that cannot be
+        raise UsageError(str(error)) from error
 
 
 def open_jobs(database: str | None, app: str | None) -> BackgroundJobManager:

@@ -66,6 +66,3 @@ def run_command_line() -> None:
     except SideworkError as error:
         complain(f"sidework: {error}")
         sys.exit(exit_code_of(error))
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader has seen enough, as in `sidework jobs | head`
-        sys.exit(0)

@@ -74,9 +74,9 @@ def _wish(database: str, folder: str | None, *, fenced: bool, pace: float) -> Se
 def _perform(wish: Settings, place: Place, *, calm: bool, fresh: bool, word: str, quiet: bool) -> Ending:
     from sidework.cli.demo.stage import Performance
 
-    run = _begin_or_go_on(wish, place, fresh=fresh, quiet=quiet)
-    performance = Performance(wish, place, run, calm=calm)
     try:
+        run = _begin_or_go_on(wish, place, fresh=fresh, quiet=quiet)
+        performance = Performance(wish, place, run, calm=calm)
         performance.play(show_bar=not quiet)
     except KeyboardInterrupt:
         complain(f"interrupted; the same command goes on with {place.database}, --fresh begins anew")
@@ -88,13 +88,14 @@ def _begin_or_go_on(wish: Settings, place: Place, *, fresh: bool, quiet: bool) -
     from sidework.cli.demo import place as places
     from sidework.cli.demo.stage import begin, same_run
 
-    run = places.unfinished_run(place)
-    if run is not None and not fresh:
+    run = places.run_in(place)
+    if run is not None and not run.finished and not fresh:
         if not same_run(run, wish):
             raise UsageError(f"{place.database} holds another run of the demo; --fresh begins anew")
         _tell(f"going on with the run in {place.database}", quiet=quiet)
         return run
-    places.clear(place)
+    if run is not None:
+        places.clear(place)
     _tell(f"database: {place.database} (Ctrl-C, and the same command again, goes on)", quiet=quiet)
     return begin(wish)
 

@@ -39,6 +39,14 @@ def read_run(db: sqlite3.Connection) -> Run | None:
     return Run(settings=settings, seconds=seconds, kills=kills, finished=bool(finished))
 
 
+def is_blank(db: sqlite3.Connection) -> bool:
+    """Whether a database without a run holds nothing at all, but perhaps the service's own empty tables."""
+    tables = {str(name) for (name,) in db.execute(_SQL["tables"])}
+    if any(not name.startswith(("background_service_", "sqlite_")) for name in tables):
+        return False
+    return "background_service_jobs" not in tables or db.execute(_SQL["has_jobs"]).fetchone() is None
+
+
 def keep_run(db: sqlite3.Connection, run: Run) -> None:
     """Keep how the run stands."""
     db.execute(_SQL["keep_run"], msgspec.structs.asdict(run))

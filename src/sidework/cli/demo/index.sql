@@ -24,6 +24,12 @@ INSERT INTO run (settings, seconds, kills, finished) VALUES (:settings, 0, 0, 0)
 -- :name has_run
 SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'run';
 
+-- :name tables
+SELECT name FROM sqlite_schema WHERE type = 'table';
+
+-- :name has_jobs
+SELECT 1 FROM background_service_jobs LIMIT 1;
+
 -- :name read_run
 SELECT settings, seconds, kills, finished FROM run;
 

@@ -53,22 +53,23 @@ def alone_in(place: Place) -> Iterator[None]:
         yield
 
 
-def unfinished_run(place: Place) -> index.Run | None:
-    """Return the run that was interrupted here. Raises UsageError where the file is something else."""
+def run_in(place: Place) -> index.Run | None:
+    """Return the run that the file holds, or None where it holds nothing. Raises UsageError if it is something else."""
     if not place.database.exists():
         return None
     try:
         with closing(sqlite3.connect(place.database)) as db:
             run = index.read_run(db)
+            blank = run is None and index.is_blank(db)
     except sqlite3.DatabaseError as error:
         raise UsageError(f"{place.database} is not a database of the demo: {error}") from error
-    if run is None:
+    if run is None and not blank:
         raise UsageError(f"{place.database} holds something else; the demo takes a new file, or one of its own")
-    return None if run.finished else run
+    return run
 
 
 def clear(place: Place) -> None:
-    """Remove what an earlier run left, so that a new one can begin. Only ever called for files of the demo."""
+    """Remove the run that is here, so that a new one can begin. Only ever called for a file that holds one."""
     for path in place.database.parent.glob(place.database.name + "*"):
         if path != place.log:  # which is locked by us
             path.unlink()

@@ -26,9 +26,10 @@ _WAL_RESET_FIXED: Final = {(3, 44): 6, (3, 50): 7, (3, 51): 3}
 
 def examine(connection: sqlite3.Connection, path: str) -> Examination:
     """Look at the library, the file and its tables."""
-    schema = _about_schema(connection)
-    findings = [*_about_database(connection, path), schema]
-    if schema.level is Level.ILL:
+    findings = [*_about_settings(connection), _about_log(path), _about_damage(connection)]
+    if findings[-1].level is Level.WELL:
+        findings.append(_about_schema(connection))
+    if findings[-1].level is Level.ILL:
         return Examination(findings=findings, usable=False)
     return Examination(
         findings=findings,
@@ -48,12 +49,10 @@ def has_wal_reset_bug(version: tuple[int, ...]) -> bool:
     return line not in _WAL_RESET_FIXED or patch < _WAL_RESET_FIXED[line]
 
 
-def _about_database(connection: sqlite3.Connection, path: str) -> Iterator[Finding]:
+def _about_settings(connection: sqlite3.Connection) -> Iterator[Finding]:
     yield _about_library(sqlite3.sqlite_version_info)
     yield _about_journal(str(_value(connection, "journal_mode")))
     yield _about_synchronous(int(_value(connection, "synchronous")))
-    yield _about_damage([str(line) for (line,) in connection.execute(_SQL["quick_check"])])
-    yield _about_log(path)
 
 
 def _value(connection: sqlite3.Connection, name: str) -> str | int:
@@ -90,7 +89,13 @@ def _about_synchronous(value: int) -> Finding:
     return Finding(subject="durability", level=Level.WELL, text=text)
 
 
-def _about_damage(lines: list[str]) -> Finding:
+def _about_damage(connection: sqlite3.Connection) -> Finding:
+    try:
+        lines = [str(line) for (line,) in connection.execute(_SQL["quick_check"])]
+    except sqlite3.DatabaseError as error:  # so damaged that even the check cannot go on
+        if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_CORRUPT:
+            raise
+        lines = [str(error)]
     if lines == ["ok"]:
         return Finding(subject="integrity", level=Level.WELL, text="quick_check finds nothing")
     return Finding(
