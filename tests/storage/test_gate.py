@@ -90,24 +90,22 @@ def until(condition: Callable[[], bool]) -> None:
         pause.wait(0.001)
 
 
-def queued(gate: WriteGate) -> int:
-    """Return how many stand in the two queues: requests for the writer thread, and tickets of holders."""
-    writer = gate._writer
-    return (writer.requests.qsize() if writer else 0) + len(gate._turnstile._tickets)
-
-
-def until_more_than(number: int, gate: WriteGate) -> None:
-    until(lambda: queued(gate) > number)
+def tickets(gate: WriteGate) -> int:
+    """Return how many threads stand before the gate."""
+    return len(gate._turnstile._tickets)
 
 
 def queue_up(gate: WriteGate, *acts: Callable[[sqlite3.Connection], Any]) -> list[Future[Any]]:
     """Let each act wait behind the one before, each in a thread of its own. Somebody must hold the gate."""
+
+    def behind(number: int) -> bool:
+        # The writer thread takes the first of them off its queue, and stands before the gate in its stead.
+        return gate._writer is not None and (tickets(gate), gate._writer.requests.qsize()) == (1, number)
+
     futures = []
-    for act in acts:
-        before = queued(gate)
+    for number, act in enumerate(acts):
         futures.append(in_thread(partial(gate.write, act)))
-        # The writer thread takes the first of them off its queue, and waits for the gate in its stead.
-        until_more_than(before, gate)
+        until(partial(behind, number))
     return futures
 
 
@@ -304,10 +302,14 @@ def test_turns_are_given_in_the_order_of_arrival(gate: WriteGate) -> None:
         futures = []
         for number in range(6):
             futures.append(in_thread(partial(take_turn, number)))
-            until_more_than(number, gate)
+            until(partial(_stands_before, gate, number + 1))
     for future in futures:
         future.result(LONG)
     assert order == [0, 1, 2, 3, 4, 5]
+
+
+def _stands_before(gate: WriteGate, many: int) -> bool:
+    return tickets(gate) == many
 
 
 def test_nobody_overtakes_those_who_wait(gate: WriteGate, path: str) -> None:
@@ -337,7 +339,7 @@ def test_a_holder_that_waited_too_long_leaves_the_queue(path: str) -> None:
     with gate.hold():
         with pytest.raises(DatabaseBusy):
             in_thread(gate.hold).result(LONG)
-        assert queued(gate) == 0
+        assert tickets(gate) == 0
     with gate.hold():
         pass
     gate.close()
