@@ -230,6 +230,13 @@ def test_a_store_is_idle_when_nothing_of_ours_is_ready_due_or_running(storage: S
     assert idle()
 
 
+def test_what_other_queues_do_leaves_a_store_idle(storage: Storage, hand: Hand) -> None:
+    put(storage, job(queue="q"), job(queue="q", run_at=at(60)))
+    hand.claim_one()
+    assert storage.idle(frozenset({"k"}), ("default",), now=at(70))
+    assert not storage.idle(frozenset({"k"}), ("default", "q"), now=at(0))
+
+
 def test_a_store_is_not_idle_while_a_ready_job_waits_for_the_limit_of_its_queue(
     storage: Storage, hand: Hand, crew: Crew
 ) -> None:

@@ -129,3 +129,32 @@ def test_an_outcome_that_is_no_completion_is_written_too(storage: Storage, hand:
     assert transaction.commit(later(held, 60), now=NOON)
     transaction.close()
     assert (status(storage, job_id), look(storage, job_id).run_at) == (JobStatus.SCHEDULED, at(60))
+
+
+def test_a_job_that_was_asked_to_end_is_cancelled_though_its_transaction_wants_it_back(
+    storage: Storage, hand: Hand
+) -> None:
+    (job_id,) = put(storage)
+    commit_though_asked_to_end(hand, JobStatus.SCHEDULED)
+    assert hand.claim(time=100) == []
+    assert status(storage, job_id) is JobStatus.CANCELLED
+
+
+@pytest.mark.parametrize("end", [JobStatus.SCHEDULED, JobStatus.FAILED])
+def test_an_operator_who_retries_the_job_after_its_transaction_takes_the_request_back(
+    storage: Storage, hand: Hand, end: JobStatus
+) -> None:
+    (job_id,) = put(storage)
+    commit_though_asked_to_end(hand, end)
+    assert storage.retry([job_id], now=NOON) == [job_id]
+    turn = hand.turn(room=1)
+    assert (ids(turn.claimed), turn.cancel) == ([job_id], frozenset())
+
+
+def commit_though_asked_to_end(hand: Hand, end: JobStatus) -> None:
+    held = hand.claim_one()
+    hand.storage.cancel([held.id], now=NOON)
+    transaction = hand.storage.transaction(held.claim)
+    transaction.begin()
+    assert transaction.commit(ended(held, end, run_at=at(60) if end is JobStatus.SCHEDULED else None), now=NOON)
+    transaction.close()
