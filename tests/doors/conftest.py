@@ -30,5 +30,9 @@ def service(shell: Shell) -> BackgroundService:
     def fail(token: str = "") -> None:
         raise ValueError("it cannot work")
 
+    @service.handler
+    def wait_for(file: str) -> str:
+        raise NotImplementedError("only `sidework run shop:service` runs it")
+
     service.migrate()
     return service

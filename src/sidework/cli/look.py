@@ -99,6 +99,7 @@ def handlers(
 ) -> None:
     """List the handlers of an app."""
     service = load_service(app_option or app)
+    service.load_imports()
     found = [service.handlers[key] for key in sorted(service.handlers)]
     if as_json:
         for handler in found:
