@@ -235,6 +235,10 @@ class BackgroundService:
         self._migrated = True
         return version
 
+    def close(self) -> None:
+        """Close the database's connections. Stopping the service does it too, and the next use opens them again."""
+        self._storage.close()
+
     def _migrate_once(self) -> None:
         with self._migrating:
             if not self._migrated:
@@ -336,11 +340,14 @@ class BackgroundService:
         try:
             await self._call(self._startup)
             try:
-                return await worker.run(ready=ready, until_idle=until_idle)
+                finished = await worker.run(ready=ready, until_idle=until_idle)
             finally:
                 await self._call(self._shutdown)
         finally:
             self._worker = None
+        if finished:  # else a handler that cannot be stopped may still use a connection
+            await asyncio.to_thread(self.close)
+        return finished
 
     def _ask_to_stop(self, now: bool = False) -> None:  # noqa: FBT001, FBT002 - a callback of one value
         self._stop_asked = now

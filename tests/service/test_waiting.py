@@ -121,8 +121,8 @@ def test_watch_shows_each_move_and_the_progress(service):
         assert go_on.wait(DEADLINE)
         return 7
 
-    async def follow(job_id: int) -> list:
-        seen = []
+    async def follow(job_id: int) -> list[object]:
+        seen: list[object] = []
         async with asyncio.timeout(DEADLINE):
             async for job in service.watch(job_id):
                 seen.append((job.status, None if job.progress is None else job.progress.message))

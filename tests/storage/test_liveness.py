@@ -174,14 +174,14 @@ def test_a_forked_child_holds_nothing_and_harms_nothing(database: Path) -> None:
 
 
 def test_forks_remember_no_lock_that_is_gone(database: Path) -> None:
-    from sidework.storage.sqlite import liveness
+    from sidework.storage.sqlite import lockfile
 
     gc.collect()
-    before = len(liveness._FORKS.locks)
+    before = len(lockfile._FORKS.files)
     for _ in range(3):
         WorkerLock.create(database).release()
     gc.collect()
-    assert len(liveness._FORKS.locks) == before
+    assert len(lockfile._FORKS.files) == before
 
 
 @pytest.mark.parametrize("how", ["removed", "replaced", "moved"])

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast
 from sidework.clock import SystemClock
 from sidework.errors import DatabaseBusy, SideworkError
 from sidework.storage.sqlite.connect import is_busy
+from sidework.storage.sqlite.line import WritersLine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -50,6 +51,7 @@ class WriteGate:
         self._path = os.fspath(path)
         self._clock = SystemClock()
         self._turnstile = _Turnstile()
+        self._line = WritersLine(path)
         self._connection: sqlite3.Connection | None = None
         self._busy_timeout = -1.0
         self._writer: _Writer | None = None
@@ -86,14 +88,15 @@ class WriteGate:
             raise self._busy()
         if not by_this_thread:
             self._turnstile.owner = None
-        return Hold(self._turnstile, deadline - self._clock.monotonic())
+        self._line.take(deadline - self._clock.monotonic())
+        return Hold(self._turnstile, self._line, deadline - self._clock.monotonic())
 
     def close(self) -> None:
         """Let the writer thread finish and close the connection. The next use opens both again.
 
         In a forked child this does nothing: the connection belongs to the parent.
         """
-        if self._in_a_forked_child():
+        if self.in_a_forked_child:
             return
         self._refuse_who_would_wait_for_itself()
         self._stop_writer()
@@ -101,6 +104,7 @@ class WriteGate:
             raise self._busy()
         try:
             self._drop_connection()
+            self._line.close()
             self._process = None
         finally:
             self._turnstile.give()
@@ -127,7 +131,7 @@ class WriteGate:
         """Raise SideworkError in a child of the process that first used the database here."""
         if self._process is None:
             self._process = os.getpid()
-        elif self._in_a_forked_child():
+        elif self.in_a_forked_child:
             raise SideworkError(
                 f"{self._path} was opened before this process was forked, and a connection does not survive a fork. "
                 "Make a new BackgroundService in the child, or start processes with 'spawn' or 'forkserver'."
@@ -141,7 +145,9 @@ class WriteGate:
                 "of a handler pass its connection as db=, so that the job becomes part of it."
             )
 
-    def _in_a_forked_child(self) -> bool:
+    @property
+    def in_a_forked_child(self) -> bool:
+        """Whether this process is a child of the one that used the database here."""
         return self._process is not None and self._process != os.getpid()
 
     def _pause_for_others(self) -> None:
@@ -164,13 +170,16 @@ class WriteGate:
 
     def _commit_alone(self, act: Callable[[sqlite3.Connection], T], deadline: float) -> T:
         connection = self._open()
-        self._begin(connection, deadline)
+        self._line.take(deadline - self._clock.monotonic())
         try:
+            self._begin(connection, deadline)
             result = act(connection)
             connection.execute("COMMIT")
         except BaseException:
             self._undo(connection)
             raise
+        finally:
+            self._line.give()
         return result
 
     # ------------------------------------------------------------------ the writer thread, for all who wait
@@ -226,6 +235,7 @@ class WriteGate:
         connection: sqlite3.Connection | None = None
         try:
             connection = self._open()
+            self._line.take(batch[0].deadline - self._clock.monotonic())
             self._begin(connection, batch[0].deadline)
             for request in batch:
                 _run_in_savepoint(connection, request)
@@ -233,6 +243,8 @@ class WriteGate:
         except Exception:  # noqa: BLE001 - whoever it belongs to meets it again when everybody is done alone
             self._undo(connection)
             return False
+        finally:
+            self._line.give()
         return True
 
     # ------------------------------------------------------------------ the connection
@@ -254,6 +266,7 @@ class WriteGate:
             if is_busy(error):
                 raise self._busy() from error
             raise
+        self._line.begun()
 
     def _undo(self, connection: sqlite3.Connection | None) -> None:
         """Roll back. A connection that cannot even do that is not used again."""
@@ -272,17 +285,23 @@ class WriteGate:
 class Hold:
     """The gate, kept. Let go of it once or more often, from any thread."""
 
-    __slots__ = ("_released", "_turnstile", "left")
+    __slots__ = ("_line", "_released", "_turnstile", "left")
 
-    def __init__(self, turnstile: _Turnstile, left: float) -> None:
+    def __init__(self, turnstile: _Turnstile, line: WritersLine, left: float) -> None:
         self._turnstile = turnstile
+        self._line = line
         self._released = threading.Lock()
         self.left = left
         """Seconds that were left to wait when the gate was ours: the bound of the wait for other processes."""
 
+    def begun(self) -> None:
+        """Say that `BEGIN IMMEDIATE` is done."""
+        self._line.begun()
+
     def release(self) -> None:
         """Let the next one in; after the first time this does nothing."""
         if self._released.acquire(blocking=False):
+            self._line.give()
             self._turnstile.give()
 
     def __enter__(self) -> Self:

@@ -8,16 +8,17 @@ worker's row and from nowhere else. The order of a worker's life: file, lock, ro
 from __future__ import annotations
 
 import fcntl
-import io
 import os
 import re
 import secrets
-import stat
-import threading
-import weakref
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+from sidework.storage.sqlite.lockfile import open_lock_file
+
+if TYPE_CHECKING:
+    import io
 
 _NAME: Final = re.compile(r"[0-9a-f]{16,64}")
 
@@ -39,13 +40,10 @@ class WorkerLock:
         real = Path(os.path.realpath(database))
         name = secrets.token_hex(16)
         path = real.with_name(f"{real.name}.worker-{name}.lock")
-        with _FORKS.held_off:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, stat.S_IRUSR | stat.S_IWUSR)
-            lock = cls(name, path, io.FileIO(descriptor, "r+"), real)
-            _FORKS.locks.add(lock)
+        file = open_lock_file(path, like=real.stat(), exclusively=True)
+        lock = cls(name, path, file, real)
         try:
-            _share_like(descriptor, lock._database_then)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            fcntl.flock(file, fcntl.LOCK_EX)
         except OSError:
             lock.release()
             raise
@@ -66,10 +64,6 @@ class WorkerLock:
             with suppress(OSError):
                 self.path.unlink()
             self._file.close()
-
-    def close_in_child(self) -> None:
-        """Let go of the copy that a fork made: it would keep the lock alive after the worker's death."""
-        self._file.close()
 
 
 def lock_path(database: str | os.PathLike[str], name: str) -> Path | None:
@@ -118,34 +112,3 @@ def _is_still(path: Path, file: os.stat_result) -> bool:
         return False
     except OSError:
         return True
-
-
-def _share_like(descriptor: int, database: os.stat_result) -> None:
-    """Give the file the owner and mode of the database: who can use the one must be able to look at the other."""
-    with suppress(PermissionError):
-        os.fchown(descriptor, database.st_uid, database.st_gid)
-    os.fchmod(descriptor, stat.S_IMODE(database.st_mode) & 0o666)
-
-
-class _Forks:
-    """Closes, in a forked child, the lock files that the parent has open. One for the process, as forks are."""
-
-    def __init__(self) -> None:
-        self.held_off = threading.RLock()
-        """No fork happens while this is held: a file between open() and `locks` would escape."""
-        self.locks: weakref.WeakSet[WorkerLock] = weakref.WeakSet()
-
-    def watch(self) -> None:
-        os.register_at_fork(
-            before=self.held_off.acquire, after_in_parent=self.held_off.release, after_in_child=self._in_child
-        )
-
-    def _in_child(self) -> None:
-        for lock in list(self.locks):
-            lock.close_in_child()
-        self.locks.clear()
-        self.held_off.release()
-
-
-_FORKS: Final = _Forks()
-_FORKS.watch()

@@ -10,6 +10,7 @@ import os
 import socket
 import sqlite3
 import threading
+from contextlib import suppress
 from functools import partial
 from importlib.metadata import version
 from importlib.resources import files
@@ -112,8 +113,15 @@ class SqliteStorage:
         """Raise unless the tables can be used as they are."""
         self._read(migrate.check)
 
+    def __del__(self) -> None:
+        """Close what a forgotten storage left open."""
+        with suppress(Exception):
+            self.close()
+
     def close(self) -> None:
-        """Close every connection."""
+        """Close every connection; in a forked child none, for they are the parent's."""
+        if self._gate.in_a_forked_child:
+            return
         self._gate.close()
         self._pool.close()
         with self._reading:

@@ -256,6 +256,7 @@ class SqliteJobTransaction:
         hold = self._gate.hold(by_this_thread=self._one_thread)
         try:
             connection.begin(hold.left)
+            hold.begun()
         except BaseException as error:
             hold.release()
             if isinstance(error, sqlite3.Error) and is_busy(error):
