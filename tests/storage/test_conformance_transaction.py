@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
@@ -158,3 +159,53 @@ def commit_though_asked_to_end(hand: Hand, end: JobStatus) -> None:
     transaction.begin()
     assert transaction.commit(ended(held, end, run_at=at(60) if end is JobStatus.SCHEDULED else None), now=NOON)
     transaction.close()
+
+
+def test_an_async_attempt_commits_its_effects_with_its_completion(storage: Storage, hand: Hand) -> None:
+    (job_id,) = put(storage)
+    held = hand.claim_one()
+
+    async def attempt() -> int:
+        transaction = storage.async_transaction(held.claim)
+        await transaction.connection.execute("INSERT INTO effects VALUES (1)")
+        (inserted,) = await transaction.insert([job("other")], now=NOON)
+        assert transaction.begun
+        assert storage.get(inserted) is None
+        assert await transaction.commit(ended(held), now=NOON)
+        await transaction.close()
+        return inserted
+
+    other = asyncio.run(attempt())
+    assert (effects(hand), status(storage, job_id)) == ([1], JobStatus.COMPLETED)
+    assert status(storage, other) is JobStatus.PENDING
+
+
+def test_an_async_attempt_that_is_aborted_leaves_nothing(storage: Storage, hand: Hand) -> None:
+    put(storage)
+    held = hand.claim_one()
+
+    async def attempt() -> bool:
+        transaction = storage.async_transaction(held.claim)
+        await transaction.connection.execute("INSERT INTO effects VALUES (1)")
+        transaction.abort()
+        committed = await transaction.commit(ended(held), now=NOON)
+        await transaction.close()
+        return committed
+
+    assert not asyncio.run(attempt())
+    assert effects(hand) == []
+
+
+def test_a_superseded_async_attempt_cannot_begin(storage: Storage, hand: Hand) -> None:
+    put(storage)
+    held = hand.claim_one()
+    hand.settle(given_back(held))
+    hand.claim_one()
+
+    async def attempt() -> None:
+        transaction = storage.async_transaction(held.claim)
+        with pytest.raises(JobLost):
+            await transaction.begin()
+        await transaction.close()
+
+    asyncio.run(attempt())

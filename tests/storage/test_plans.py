@@ -20,7 +20,9 @@ from sidework.storage.statements import load
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-STATEMENTS = load(files("sidework.storage.sqlite") / "queries.sql")
+SQL = files("sidework.storage.sqlite")
+STATEMENTS = load(SQL / "queries.sql")
+ID_OF_UNIQUE_JOB = load(SQL / "callers.sql")["id_of_unique_job"]
 
 READY = "idx_background_jobs_status_priority"
 SUSPECTS = "background_service_jobs_suspects"
@@ -174,6 +176,11 @@ def test_a_hot_statement_sorts_nothing_that_an_index_has_in_order(connection: sq
     lines = plan(connection, name)
     assert sum("TEMP B-TREE" in line for line in lines) == SORTS.get(name, 0), lines
     assert not any("AUTOMATIC" in line for line in lines), lines
+
+
+def test_the_holder_of_a_unique_key_is_found_by_its_index(connection: sqlite3.Connection) -> None:
+    ((*_, line),) = connection.execute(f"EXPLAIN QUERY PLAN {ID_OF_UNIQUE_JOB}", ("a", "u")).fetchall()
+    assert "background_service_jobs_unique (job_key=? AND unique_key=?)" in line
 
 
 def steps(connection: sqlite3.Connection, name: str) -> int:
