@@ -41,8 +41,12 @@ def lines(database: Path) -> Iterator[tuple[WritersLine, WritersLine]]:
 def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Return the pauses that would have been made."""
     pauses: list[float] = []
-    monkeypatch.setattr(line_module.time, "sleep", pauses.append)
+    monkeypatch.setattr("sidework.storage.sqlite.line.time.sleep", pauses.append)
     return pauses
+
+
+def has_a_place(line: WritersLine) -> bool:
+    return line._held
 
 
 def meet_a_stranger(line: WritersLine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,10 +88,10 @@ def test_who_waited_in_vain_does_not_get_the_lock_later(lines: tuple[WritersLine
     third = WritersLine(first._database)
     for _ in range(20):  # the thread that waited for the second lets go as soon as it gets the lock
         third.take(DEADLINE)
-        assert third._held
+        assert has_a_place(third)
         third.give()
     second.take(DEADLINE)
-    assert second._held
+    assert has_a_place(second)
     second.give()
     third.close()
 
@@ -105,10 +109,10 @@ def test_a_killed_process_leaves_the_line(database: Path) -> None:
         assert holder.stdout.readline() == "in\n"
         line = WritersLine(database)
         line.take(0)
-        assert not line._held
+        assert not has_a_place(line)
         holder.send_signal(signal.SIGKILL)
         line.take(DEADLINE)
-        assert line._held
+        assert has_a_place(line)
         line.give()
         line.close()
 
@@ -170,7 +174,7 @@ def test_the_file_is_shared_like_the_database_and_stays(lines: tuple[WritersLine
     lines[0].close()
     assert (database.parent / "app.db.writers.lock").stat().st_mode & 0o777 == 0o640
     lines[0].take(DEADLINE)
-    assert lines[0]._held
+    assert has_a_place(lines[0])
     lines[0].give()
 
 
@@ -179,4 +183,4 @@ def test_where_no_file_can_be_made_the_database_is_asked_at_once(tmp_path: Path)
     line.take(DEADLINE)
     line.begun()
     line.give()
-    assert not line._held
+    assert not has_a_place(line)
