@@ -16,11 +16,13 @@ if TYPE_CHECKING:
     from sidework.storage.contract import Storage
 
 
-@pytest.fixture(params=["sqlite"])
+@pytest.fixture(params=["sqlite", "postgres"])
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Return the address of a database without tables."""
-    addresses = {"sqlite": str(tmp_path / "app.db")}
-    return addresses[request.param]
+    if request.param == "postgres":
+        address: str = request.getfixturevalue("postgres_database")
+        return address
+    return str(tmp_path / "app.db")
 
 
 @pytest.fixture

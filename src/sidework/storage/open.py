@@ -11,19 +11,34 @@ from sidework.errors import SideworkError
 if TYPE_CHECKING:
     from sidework.storage.contract import Storage
 
+POSTGRES = ("postgresql://", "postgres://")
+
 
 def open_storage(url: str | Path, *, durability: Literal["full", "relaxed"] = "full", wait: float = 10.0) -> Storage:
     """Return the storage for a path or URL. Opens nothing yet.
 
-    url: a path ("app.db", Path) or "sqlite:///app.db" (relative), "sqlite:////var/app.db" (absolute).
+    url: a path ("app.db", Path) or "sqlite:///app.db" (relative), "sqlite:////var/app.db" (absolute), or
+    "postgresql://user@host/name" as libpq knows it.
     durability: "full" or "relaxed". wait: seconds to wait for the write lock.
     Raises SideworkError for what is not a database we know.
     """
     if durability not in ("full", "relaxed"):
         raise SideworkError(f"durability={durability!r} is not known; use 'full' or 'relaxed'")
+    if isinstance(url, str) and url.startswith(POSTGRES):
+        return _open_postgres(url, durability=durability, wait=wait)
     from sidework.storage.sqlite.store import SqliteStorage
 
     return SqliteStorage(_path(url), durability=durability, wait=wait)
+
+
+def _open_postgres(url: str, *, durability: Literal["full", "relaxed"], wait: float) -> Storage:
+    try:
+        from sidework.storage.postgres.store import PostgresStorage
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] != "psycopg":
+            raise
+        raise SideworkError("a PostgreSQL database needs psycopg: pip install 'sidework[postgres]'") from error
+    return PostgresStorage(url, durability=durability, wait=wait)
 
 
 def _path(url: str | Path) -> Path:

@@ -1,0 +1,44 @@
+-- Statements that insert jobs, on connections of ours and on those of the application.
+
+-- :name insert_job
+INSERT INTO background_service_jobs
+    (job_key, payload, priority, max_attempts, status, queue, run_at, options, created_at, updated_at)
+VALUES (%(job_key)s, %(payload)s, %(priority)s, %(max_attempts)s, %(status)s, %(queue)s, %(run_at)s, %(options)s,
+        %(now)s, %(now)s)
+RETURNING id;
+
+-- Each gets its number before it is inserted, so that numbers grow in the order of the list and are known for each of it.
+-- A job whose unique key is held is not inserted, and its number is never used; then `holder` finds who holds it.
+-- :name insert_jobs
+WITH given AS MATERIALIZED (
+    SELECT list.place, nextval('background_service_jobs_id_seq') AS id, list.job_key, list.payload, list.priority,
+           list.max_attempts, list.status, list.queue, list.run_at, list.unique_key, list.options
+    FROM unnest(%(job_keys)s::text[], %(payloads)s::text[], %(priorities)s::bigint[], %(max_attempts)s::bigint[],
+                %(statuses)s::text[], %(queues)s::text[], %(run_ats)s::timestamptz[], %(unique_keys)s::text[],
+                %(options)s::text[]) WITH ORDINALITY
+        AS list (job_key, payload, priority, max_attempts, status, queue, run_at, unique_key, options, place)
+),
+inserted AS (
+    INSERT INTO background_service_jobs
+        (id, job_key, payload, priority, max_attempts, status, queue, run_at, unique_key, options, created_at, updated_at)
+    SELECT id, job_key, payload, priority, max_attempts, status, queue, run_at, unique_key, options,
+           %(now)s::timestamptz, %(now)s::timestamptz
+    FROM given ORDER BY place
+    ON CONFLICT (job_key, unique_key) WHERE unique_key IS NOT NULL AND status IN ('PENDING', 'SCHEDULED', 'RUNNING')
+    DO NOTHING
+    RETURNING id
+)
+SELECT given.id, inserted.id IS NOT NULL
+FROM given LEFT JOIN inserted ON inserted.id = given.id
+ORDER BY given.place;
+
+-- :name id_of_unique_job
+SELECT id FROM background_service_jobs
+WHERE job_key = %(job_key)s AND unique_key = %(unique_key)s AND status IN ('PENDING', 'SCHEDULED', 'RUNNING');
+
+-- :name identity
+SELECT identity FROM background_service_schema;
+
+-- The transaction carries the ring: it is heard when, and only if, it commits. Any number of them is one.
+-- :name ring
+SELECT pg_notify(%(channel)s, '');

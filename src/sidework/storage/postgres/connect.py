@@ -1,0 +1,150 @@
+"""Opens connections, and says in our words what PostgreSQL says in its own."""
+
+from __future__ import annotations
+
+import os
+import select
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
+
+import psycopg
+from psycopg import errors, pq
+from psycopg.conninfo import conninfo_to_dict
+
+from sidework.errors import DatabaseBusy, DatabaseUnavailable, NotMigrated, SideworkError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Durability = Literal["full", "relaxed"]
+
+AnyConnection = TypeVar("AnyConnection", psycopg.Connection[Any], psycopg.AsyncConnection[Any])
+
+_DEFAULTS: Final[Mapping[str, str | int]] = {
+    "application_name": "sidework",
+    "connect_timeout": 10,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,
+}
+"""What a URL does not say. A cut cable is noticed after seconds, and not after the quarter of an hour TCP would take."""
+
+_SECRETS: Final = frozenset({"password", "sslpassword", "passfile"})
+
+_TRY_AGAIN: Final = (errors.DeadlockDetected, errors.SerializationFailure)
+_BUSY: Final = (errors.LockNotAvailable,)
+_NO_TABLES: Final = (errors.UndefinedTable, errors.UndefinedColumn, errors.InvalidSchemaName)
+_BLAMES_A_ROW: Final = (
+    psycopg.DataError,
+    psycopg.IntegrityError,
+    psycopg.ProgrammingError,
+    errors.RaiseException,
+    errors.TriggeredActionException,
+    errors.WithCheckOptionViolation,
+    errors.ProgramLimitExceeded,
+)
+
+
+class Address:
+    """Where a database is, as it is given to libpq and as it may be shown."""
+
+    def __init__(self, url: str) -> None:
+        """Take a URL of the form that libpq knows. Raises SideworkError if it is none."""
+        try:
+            given = conninfo_to_dict(url)
+        except psycopg.Error as error:
+            raise SideworkError(f"{_without_secrets(url)!r} is not a PostgreSQL URL: {_first_line(error)}") from None
+        self.conninfo = url
+        self.name = _without_secrets(url)
+        self.parameters = {key: value for key, value in _DEFAULTS.items() if key not in given}
+
+    def connect(self) -> psycopg.Connection[Any]:
+        """Open a connection that begins and commits nothing by itself. Raises psycopg.Error."""
+        connection = psycopg.connect(self.conninfo, autocommit=True, **self.parameters)  # type: ignore[arg-type]
+        adjust(connection)
+        return connection
+
+
+def adjust(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> None:
+    """Prepare no statements behind a pooler: the next statement may meet another server process."""
+    if behind_a_pooler(connection.info.backend_pid, connection.pgconn):
+        connection.prepare_threshold = None
+
+
+def behind_a_pooler(announced: int, pgconn: pq.abc.PGconn) -> bool:
+    """Whether somebody stands between us and the server: then the process announced is not the one that answers.
+
+    A pooler makes up the number that it announces, for it has no process of its own for each client.
+    """
+    result = pgconn.exec_(b"SELECT pg_backend_pid()")
+    value = result.get_value(0, 0) if result.status == pq.ExecStatus.TUPLES_OK else None
+    return value is None or int(value) != announced
+
+
+def is_fresh(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> bool:
+    """Whether an idle connection still leads to the server, as far as can be told without asking it."""
+    if connection.closed or connection.pgconn.transaction_status != pq.TransactionStatus.IDLE:
+        return False
+    if not _has_something_to_say(connection.pgconn.socket):
+        return True
+    with suppress(psycopg.Error):
+        connection.pgconn.consume_input()
+        return connection.pgconn.status == pq.ConnStatus.OK and not _has_something_to_say(connection.pgconn.socket)
+    return False
+
+
+def _has_something_to_say(socket: int) -> bool:
+    poll = select.poll()
+    poll.register(socket, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def translate(error: psycopg.Error, name: str) -> SideworkError:
+    """Return the error of ours that a program can handle, with the server's words in it."""
+    words = _first_line(error)
+    match error:
+        case errors.LockNotAvailable():
+            return DatabaseBusy(
+                f"a lock in {name} was held by somebody else for longer than we wait ({words}). `sidework doctor` "
+                "names who holds a transaction open; end it, or give the service a longer wait="
+            )
+        case errors.UndefinedTable() | errors.UndefinedColumn() | errors.InvalidSchemaName():
+            return NotMigrated(
+                f"the tables of sidework are missing from {name}, or older than this version needs ({words}). "
+                "Run `sidework migrate` or service.migrate()."
+            )
+        case errors.InsufficientPrivilege():
+            return DatabaseUnavailable(f"{name} does not let this user do what is needed: {words}")
+        case psycopg.OperationalError() | psycopg.InterfaceError():
+            return DatabaseUnavailable(f"{name} cannot be reached or used: {words}")
+        case _:
+            return DatabaseUnavailable(f"{name} refused: {words}")
+
+
+def may_try_again(error: BaseException) -> bool:
+    """Whether the server has undone a transaction only because of what others did at the same time."""
+    return isinstance(error, _TRY_AGAIN)
+
+
+def blames_a_row(error: psycopg.Error) -> bool:
+    """Whether the server says something about one row, and not about locks, tables or the connection."""
+    return isinstance(error, _BLAMES_A_ROW) and not isinstance(error, (*_BUSY, *_NO_TABLES))
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def _without_secrets(url: str) -> str:
+    parts = urlsplit(url)
+    place = parts.netloc.rpartition("@")[2]
+    user = quote(parts.username) + "@" if parts.username else ""
+    query = urlencode([(key, value) for key, value in parse_qsl(parts.query) if key not in _SECRETS], safe="/=,-")
+    return urlunsplit(parts._replace(netloc=user + place, query=query, fragment=""))
+
+
+def in_a_forked_child(owner: int) -> bool:
+    """Whether this process is not the one that opened the connections."""
+    return os.getpid() != owner

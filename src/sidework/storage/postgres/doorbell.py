@@ -1,0 +1,225 @@
+"""Rings when somebody has committed jobs, by LISTEN and NOTIFY: a hint, coalesced, without content.
+
+NOTIFY takes a lock on the whole database until its transaction ends, so our own commits never carry one: a thread
+sends it afterwards, on a connection of its own, one for all that was committed meanwhile. Behind a pooler in transaction
+mode nobody can listen; then there is polling.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final
+
+import psycopg
+from psycopg import sql
+
+from sidework.errors import SideworkError
+from sidework.storage.postgres.connect import translate
+
+if TYPE_CHECKING:
+    from psycopg import Connection
+
+    from sidework.storage.postgres.connect import Address
+
+CHANNEL: Final = "sidework"
+POLL_EVERY: Final = 0.25
+"""Seconds between two looks where nobody can listen."""
+LOOKS_BETWEEN_TRIES: Final = 4
+QUIET_AFTER: Final = 0.01
+"""Seconds between two rings of one process: a busy one rings a hundred times a second and not more."""
+LAST_RING: Final = 0.5
+"""Seconds that closing waits for a ring that is under way."""
+
+
+class PostgresDoorbell:
+    """A doorbell for one waiter; `ring` and `close` may come from any thread."""
+
+    def __init__(self, address: Address, *, listen: bool) -> None:
+        """Listen, if that is possible. Raises DatabaseUnavailable."""
+        self._rung = threading.Event()
+        self._closed = False
+        self._sleeper: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None
+        self._address = address
+        self._connection = self._listen() if listen else None
+        self._listens = self._connection is not None
+        self._listen_again = 0
+
+    @property
+    def mechanism(self) -> str:
+        """How it learns of commits: 'LISTEN' or 'polling'."""
+        return "polling" if self._connection is None else "LISTEN/NOTIFY"
+
+    def changed(self) -> bool:
+        """Whether anybody has rung since the last call; where nobody can listen, that is always possible."""
+        if self._connection is None:
+            return True
+        self._take_in()
+        changed = self._rung.is_set()
+        self._rung.clear()
+        return changed
+
+    async def wait(self, timeout: float) -> bool:
+        """Return True as soon as somebody has rung, or may have; False after `timeout` seconds or when closed."""
+        if self._connection is None:
+            await self._sleep(min(timeout, POLL_EVERY))
+            await self._listen_anew()
+            return not self._closed
+        loop, connection = asyncio.get_running_loop(), self._connection
+        if not self._closed and not self._rung.is_set():
+            loop.add_reader(connection.pgconn.socket, self._hear)
+            try:
+                await self._sleep(timeout)
+            finally:
+                if not connection.closed:
+                    loop.remove_reader(connection.pgconn.socket)
+        rung = self._rung.is_set()
+        self._rung.clear()
+        return rung and not self._closed
+
+    def ring(self) -> None:
+        """Wake the waiter; from any thread."""
+        self._rung.set()
+        self._wake()
+
+    def close(self) -> None:
+        """End the wait, and close the connection when nobody waits on it."""
+        self._closed = True
+        self._wake()
+        if self._connection is not None and self._sleeper is None:
+            _close(self._connection)
+
+    async def _sleep(self, seconds: float) -> None:
+        woken = asyncio.Event()
+        self._sleeper = (asyncio.get_running_loop(), woken)
+        try:
+            if not self._closed and not self._rung.is_set():
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(seconds):
+                        await woken.wait()
+        finally:
+            self._sleeper = None
+            if self._closed and self._connection is not None:
+                asyncio.get_running_loop().remove_reader(self._connection.pgconn.socket)
+                _close(self._connection)
+
+    def _wake(self) -> None:
+        if (sleeper := self._sleeper) is not None:
+            loop, woken = sleeper
+            with suppress(RuntimeError):  # the loop is closed: nobody waits
+                loop.call_soon_threadsafe(woken.set)
+
+    def _hear(self) -> None:
+        self._take_in()
+        if self._rung.is_set() and self._sleeper is not None:
+            self._sleeper[1].set()
+
+    def _take_in(self) -> None:
+        connection = self._connection
+        if connection is None or connection.closed:
+            return
+        try:
+            connection.pgconn.consume_input()
+            while connection.pgconn.notifies() is not None:
+                self._rung.set()
+        except psycopg.Error:
+            self._lose(connection)
+
+    def _lose(self, connection: Connection[Any]) -> None:
+        """Go on without a connection that broke: the waiter looks by itself until the next doorbell listens."""
+        if self._sleeper is not None:
+            self._sleeper[0].remove_reader(connection.pgconn.socket)
+        _close(connection)
+        self._connection = None
+        self._rung.set()
+
+    async def _listen_anew(self) -> None:
+        """Try to listen again after a loss, at every fourth look, so that a server that comes back is not stormed."""
+        self._listen_again += 1
+        if not self._listens or self._closed or self._listen_again % LOOKS_BETWEEN_TRIES:
+            return
+        with suppress(SideworkError):
+            self._connection = await asyncio.to_thread(self._listen)
+        if self._closed and self._connection is not None:
+            _close(self._connection)
+
+    def _listen(self) -> Connection[Any] | None:
+        try:
+            connection = self._address.connect()
+            if connection.prepare_threshold is None:  # a pooler stands between, and would listen for somebody else
+                _close(connection)
+                return None
+            connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(CHANNEL)))
+        except psycopg.Error as error:
+            raise translate(error, self._address.name) from error
+        return connection
+
+
+class Ringer:
+    """Rings for a process: one NOTIFY for all that was committed since the last one."""
+
+    def __init__(self, address: Address) -> None:
+        """Start nothing yet."""
+        self._address = address
+        self._lock = threading.Lock()
+        self._asked = threading.Event()
+        self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def ring(self) -> None:
+        """Ring soon; never blocks and never fails."""
+        self._asked.set()
+        if self._thread is None:
+            self._start()
+
+    def close(self) -> None:
+        """Send what was asked for, and end the thread."""
+        with self._lock:
+            thread, self._thread = self._thread, None
+        if thread is not None:
+            self._ended.set()
+            self._asked.set()
+            thread.join(LAST_RING)
+
+    def forget_thread(self) -> None:
+        """Begin anew in a forked child: threads are not inherited."""
+        self._lock = threading.Lock()
+        self._thread = None
+
+    def _start(self) -> None:
+        with self._lock:
+            if self._thread is None:
+                self._ended = threading.Event()
+                self._thread = threading.Thread(
+                    target=self._run, args=(self._ended,), name="sidework-ringer", daemon=True
+                )
+                self._thread.start()
+
+    def _run(self, ended: threading.Event) -> None:
+        connection: Connection[Any] | None = None
+        while True:
+            self._asked.wait()
+            self._asked.clear()
+            connection = self._notify(connection)
+            if ended.wait(QUIET_AFTER):
+                break
+        if self._asked.is_set():
+            connection = self._notify(connection)
+        if connection is not None:
+            _close(connection)
+
+    def _notify(self, connection: Connection[Any] | None) -> Connection[Any] | None:
+        try:
+            connection = self._address.connect() if connection is None else connection
+            connection.execute(sql.SQL("NOTIFY {}").format(sql.Identifier(CHANNEL)))
+        except psycopg.Error:
+            if connection is not None:
+                _close(connection)
+            return None  # a hint that was not given costs a second at most
+        return connection
+
+
+def _close(connection: Connection[Any]) -> None:
+    with suppress(psycopg.Error):
+        connection.close()

@@ -1,0 +1,140 @@
+"""How statements and transactions are run on connections of our own.
+
+A transaction is sent as one pipeline wherever its statements do not depend on one another: one way to the server and
+back, however many they are.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final, LiteralString, TypeVar, cast
+
+import psycopg
+
+from sidework.storage.postgres.connect import may_try_again, translate
+from sidework.storage.postgres.pool import Connections
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from psycopg import Connection, Cursor
+
+    from sidework.storage.postgres.connect import Address, Durability
+
+T = TypeVar("T")
+
+_TRIES: Final = 8
+"""How often a transaction is begun anew that the server undid because of others."""
+
+WRITE: Final = b"BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
+LOOK: Final = b"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+
+
+class Session:
+    """Runs the statements of one .sql file, by name."""
+
+    def __init__(self, sql: Mapping[str, str], *, durability: Durability, wait: float) -> None:
+        """wait: seconds to wait for a lock."""
+        self._sql = cast("Mapping[str, LiteralString]", sql)
+        self.settings = {
+            "wait": f"{max(int(wait * 1000), 1)}ms",
+            "durable": "off" if durability == "relaxed" else "on",
+        }
+
+    def send(
+        self, connection: Connection[Any], statement: str, parameters: Mapping[str, object] | None = None
+    ) -> Cursor[Any]:
+        """Send a statement; inside a pipeline its rows are there when they are fetched."""
+        return connection.execute(self._sql[statement], parameters, prepare=connection.prepare_threshold is not None)
+
+    def text(self, statement: str) -> str:
+        """Return the text of a statement, to put a condition behind it."""
+        return self._sql[statement]
+
+    def rows(
+        self, connection: Connection[Any], statement: str, parameters: Mapping[str, object] | None = None
+    ) -> list[tuple[Any, ...]]:
+        """Run a statement and return its rows."""
+        return self.send(connection, statement, parameters).fetchall()
+
+    def one(self, connection: Connection[Any], statement: str, parameters: Mapping[str, object] | None = None) -> Any:
+        """Run a statement and return the one value it yields."""
+        row = self.send(connection, statement, parameters).fetchone()
+        return None if row is None else row[0]
+
+    def begin(self, connection: Connection[Any], how: str) -> None:
+        """Begin a transaction that writes. how: 'begin_turn' or 'begin_write'."""
+        connection.execute(WRITE)
+        self.send(connection, how, self.settings)
+
+
+class Database:
+    """Runs acts in transactions on pooled connections, again where the server asks for it, and speaks our errors."""
+
+    def __init__(self, address: Address, session: Session) -> None:
+        """Open nothing yet."""
+        self._address = address
+        self._session = session
+        self.connections = Connections(address)
+
+    def read(self, act: Callable[[Connection[Any]], T]) -> T:
+        """Run reads that each stand for themselves."""
+        with self._in_our_words(), self.connections.one() as connection:
+            return act(connection)
+
+    def look(self, act: Callable[[Connection[Any]], T]) -> T:
+        """Run reads in one snapshot."""
+
+        def in_one_snapshot(connection: Connection[Any]) -> T:
+            connection.execute(LOOK)
+            try:
+                return act(connection)
+            finally:
+                connection.execute("ROLLBACK")
+
+        return self.read(in_one_snapshot)
+
+    def write(self, act: Callable[[Connection[Any]], T], *, again: tuple[type[psycopg.Error], ...] = ()) -> T:
+        """Run an act in a transaction of its own, and commit it. again: errors that only others can have caused."""
+
+        def in_a_transaction(connection: Connection[Any]) -> T:
+            with connection.pipeline():
+                self._session.begin(connection, "begin_write")
+                result = act(connection)
+                connection.execute("COMMIT")
+            return result
+
+        return self.repeat(in_a_transaction, again=again)
+
+    def repeat(self, act: Callable[[Connection[Any]], T], *, again: tuple[type[psycopg.Error], ...] = ()) -> T:
+        """Run an act that is a whole transaction, anew when it met another one."""
+        with self._in_our_words():
+            for _ in range(_TRIES - 1):
+                try:
+                    return self.plainly(act)
+                except psycopg.Error as error:
+                    if not may_try_again(error) and not isinstance(error, again):
+                        raise
+            return self.plainly(act)
+
+    def plainly(self, act: Callable[[Connection[Any]], T]) -> T:
+        """Run an act that is a whole transaction, once, and let psycopg's errors out."""
+        with self.connections.one() as connection:
+            return act(connection)
+
+    def close(self) -> None:
+        """Close the connections that nobody uses."""
+        self.connections.close()
+
+    @contextmanager
+    def _in_our_words(self) -> Iterator[None]:
+        try:
+            yield
+        except psycopg.Error as error:
+            raise translate(error, self._address.name) from error
+
+
+def only(rows: Sequence[tuple[Any, ...]]) -> Any:
+    """Return the value of the one row of one column."""
+    ((value,),) = rows
+    return value

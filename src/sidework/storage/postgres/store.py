@@ -1,0 +1,417 @@
+"""`PostgresStorage`: the storage contract on a PostgreSQL database."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+from contextlib import suppress
+from functools import partial
+from importlib.metadata import version
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+import psycopg
+
+from sidework.clock import SystemClock
+from sidework.model.job import LostJob
+from sidework.storage.contract import Renewal, Turn, Want
+from sidework.storage.postgres import examine, migrate, rows
+from sidework.storage.postgres.callers import Callers, insertion
+from sidework.storage.postgres.connect import Address, blames_a_row, may_try_again, translate
+from sidework.storage.postgres.doorbell import PostgresDoorbell, Ringer
+from sidework.storage.postgres.lines import line
+from sidework.storage.postgres.look import Looking
+from sidework.storage.postgres.place import here
+from sidework.storage.postgres.pool import Connections
+from sidework.storage.postgres.seat import LEASE, Heartbeat, PostgresMembership
+from sidework.storage.postgres.session import Database, Session
+from sidework.storage.postgres.steer import Steering
+from sidework.storage.postgres.transaction import PostgresAsyncJobTransaction, PostgresJobTransaction, Workshop
+from sidework.storage.postgres.turn import Turning
+from sidework.storage.statements import load
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from datetime import datetime
+
+    from psycopg import Connection
+
+    from sidework.model.health import Examination
+    from sidework.model.job import (
+        Claim,
+        ClaimedJob,
+        Job,
+        JobFacts,
+        JobFilter,
+        JobStatus,
+        LogLine,
+        NewJob,
+        NewWorker,
+        Outcome,
+        QueueInfo,
+        Report,
+        RetentionRule,
+        WorkerInfo,
+    )
+    from sidework.storage.postgres.connect import Durability
+
+T = TypeVar("T")
+
+
+class PostgresStorage:
+    """A PostgreSQL database that holds jobs. Constructing it does no I/O; methods may be called from any thread."""
+
+    def __init__(self, url: str, *, durability: Durability = "full", wait: float = 10.0, notify: bool = True) -> None:
+        """Remember where the database is.
+
+        durability: "full" (as durable as the server is set to be) or "relaxed" (a crash of the server may lose the
+        last ones). wait: seconds to wait for a lock before DatabaseBusy. notify: whether to ring other processes.
+        """
+        self._address = Address(url)
+        self._durability = durability
+        self._notify = notify
+        self._identity: object = None
+        self._session = Session(
+            load(files("sidework.storage.postgres") / "queries.sql"), durability=durability, wait=wait
+        )
+        self._database = Database(self._address, self._session)
+        self._here = here()
+        self._turning = Turning(self._session)
+        self._looking = Looking(self._session, self._here)
+        self._steering = Steering(self._session)
+        self._ringer = Ringer(self._address)
+        self._callers = Callers(self.name, identity=self._read_identity, rings=notify)
+        self._for_handlers = Connections(self._address)
+        self._workshop = Workshop(self._for_handlers, self._callers, name=self.name, committed=self._ring)
+
+    @property
+    def name(self) -> str:
+        """The URL without its password."""
+        return self._address.name
+
+    @property
+    def promise(self) -> str:
+        """What an acknowledged write survives."""
+        if self._durability == "full":
+            return "synchronous_commit=on: an acknowledged job survives what the server's disks and standbys survive"
+        return "synchronous_commit=off: an acknowledged job survives a crash of ours; one of the server may lose some"
+
+    def migrate(self) -> int:
+        """Create the tables or bring them up to date."""
+        return self._database.read(lambda connection: migrate.migrate(connection, self.name))
+
+    def check(self) -> None:
+        """Raise unless the tables can be used as they are."""
+        self._database.read(lambda connection: migrate.check(connection, self.name))
+
+    def close(self) -> None:
+        """Close every connection that nobody uses."""
+        self._ringer.close()
+        self._database.close()
+        self._for_handlers.close()
+
+    def __del__(self) -> None:
+        """Close what a forgotten storage left open."""
+        with suppress(Exception):
+            self._database.close()
+            self._for_handlers.close()
+
+    # ------------------------------------------------------------------------------------------------- enqueue
+
+    def insert(self, jobs: Sequence[NewJob], *, now: datetime) -> list[int]:
+        """Insert jobs in a transaction of their own."""
+
+        def act(connection: Connection[Any]) -> list[int]:
+            if len(jobs) == 1 and self._durability == "full":  # one statement is a transaction of its own
+                return line(connection, self.name).hold(insertion(jobs, now))
+            with connection.transaction():
+                self._session.send(connection, "begin_write", self._session.settings)
+                return line(connection, self.name).hold(insertion(jobs, now))
+
+        ids = self._database.repeat(act)
+        self._ring()
+        return ids
+
+    def insert_with(self, connection: object, jobs: Sequence[NewJob], *, now: datetime) -> list[int]:
+        """Insert jobs inside the caller's transaction."""
+        return self._callers.insert(connection, jobs, now=now)
+
+    async def ainsert_with(self, connection: object, jobs: Sequence[NewJob], *, now: datetime) -> list[int]:
+        """Insert jobs inside the caller's transaction on a connection that may have to be awaited."""
+        return await self._callers.ainsert(connection, jobs, now=now)
+
+    def complete_with(self, connection: object, outcome: Outcome, *, now: datetime) -> bool:
+        """Write an outcome inside the caller's transaction, if the claim still holds the job."""
+        return self._callers.complete(connection, outcome, now=now)
+
+    async def acomplete_with(self, connection: object, outcome: Outcome, *, now: datetime) -> bool:
+        """Do the same on a connection that may have to be awaited."""
+        return await self._callers.acomplete(connection, outcome, now=now)
+
+    def _read_identity(self) -> object:
+        if self._identity is None:
+            self._identity = self._database.read(partial(self._session.one, statement="identity"))
+        return self._identity
+
+    # ---------------------------------------------------------------------------------------------------- work
+
+    def join(self, worker: NewWorker, *, now: datetime) -> PostgresMembership:
+        """Write the row with its first lease, and begin to renew it."""
+        since = SystemClock().monotonic()
+        worker_id = self._database.write(lambda connection: self._add_worker(connection, worker, now))
+        return PostgresMembership(
+            worker_id,
+            Heartbeat(self._address, self._session, worker_id, since=since),
+            check=partial(self.check_worker, worker_id),
+            remove=partial(self.remove_worker, worker_id),
+        )
+
+    def _add_worker(self, connection: Connection[Any], worker: NewWorker, now: datetime) -> int:
+        for queue, limit in sorted(worker.limits.items()):
+            self._session.send(connection, "set_limit", {"queue": queue, "limit": limit})
+        parameters = {
+            "name": secrets.token_hex(8),
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "version": version("sidework"),
+            "concurrency": worker.concurrency,
+            "queues": None if worker.queues is None else _json(worker.queues),
+            "keys": _json(sorted(worker.keys)),
+            "now": rows.to_moment(now),
+            "lease": LEASE,
+            "place": self._here.host,
+            "born": self._here.born,
+        }
+        worker_id: int = self._session.one(connection, "add_worker", parameters)
+        return worker_id
+
+    def remove_worker(self, worker: int) -> None:
+        """Delete a worker's row."""
+        self._database.write(
+            lambda connection: self._session.send(connection, "remove_worker", {"worker": worker})
+        )
+
+    def check_worker(self, worker: int) -> None:
+        """Raise WorkerLost if a worker's row is gone."""
+        self._database.read(lambda connection: self._turning.check_worker(connection, worker))
+
+    def exchange(self, worker: int, settle: Sequence[Outcome], want: Want, *, now: datetime) -> Turn:
+        """Do one turn. What the server refuses for one outcome does not hold up the others."""
+
+        def act(connection: Connection[Any]) -> Turn:
+            return self._turning.take(connection, worker, settle, want, now)
+
+        try:
+            turn = self._again(act)
+        except psycopg.Error as error:
+            if not settle or not blames_a_row(error):
+                raise translate(error, self.name) from error
+            turn = self._turn_one_by_one(worker, settle, want, now)
+        if settle:
+            self._ring()
+        return turn
+
+    def _again(self, act: Callable[[Connection[Any]], T], *, tries: int = 8) -> T:
+        for _ in range(tries - 1):
+            try:
+                return self._database.plainly(act)
+            except psycopg.Error as error:
+                if not may_try_again(error):
+                    raise
+        return self._database.plainly(act)
+
+    def _turn_one_by_one(self, worker: int, settle: Sequence[Outcome], want: Want, now: datetime) -> Turn:
+        """Settle each outcome in a transaction of its own, so that what the database refuses holds up nobody else."""
+        refused: set[Claim] = set()
+        failed: dict[Claim, str] = {}
+        for outcome in settle:
+            try:
+                if not self._again(partial(self._turning.settle_one, outcome=outcome, now=now)):
+                    refused.add(outcome.claim)
+            except psycopg.Error as error:
+                if not blames_a_row(error):
+                    raise translate(error, self.name) from error
+                failed[outcome.claim] = str(error)
+        turn = self.exchange(worker, (), want, now=now)
+        return msgspec.structs.replace(turn, refused=turn.refused | refused, failed=failed)
+
+    def transaction(self, claim: Claim) -> PostgresJobTransaction:
+        """Open the transaction of a sync handler."""
+        return PostgresJobTransaction(claim, self._workshop)
+
+    def async_transaction(self, claim: Claim) -> PostgresAsyncJobTransaction:
+        """Open the transaction of an async handler."""
+        return PostgresAsyncJobTransaction(claim, self._workshop)
+
+    def report(self, reports: Sequence[Report], *, now: datetime) -> None:
+        """Keep progress and log lines of jobs that are still held."""
+        self._database.write(lambda connection: self._report(connection, reports, now))
+        self._ring()
+
+    def _report(self, connection: Connection[Any], reports: Sequence[Report], now: datetime) -> None:
+        for report in sorted(reports, key=lambda report: report.claim.job_id):
+            held = {"job": report.claim.job_id, "number": report.claim.number}
+            if (progress := report.progress) is not None:
+                message = rows.safe_text(progress.message)
+                values = {"done": progress.done, "total": progress.total, "message": message}
+                self._session.send(connection, "report_progress", held | values | {"now": rows.to_moment(now)})
+            for said in report.lines:
+                values = {"at": rows.to_moment(said.at), "message": rows.safe_text(said.message)}
+                self._session.send(connection, "report_line", held | values)
+
+    def renew(self, worker: int, held: Iterable[Claim], *, now: datetime) -> Renewal:
+        """Note that the worker lives, and compare what it believes to hold with what the rows say."""
+        found = self._database.write(lambda connection: self._renew(connection, worker, now))
+        believed = frozenset(held)
+        return Renewal(
+            lost=believed - {job.claim for job in found},
+            stray=[job for job in found if job.claim not in believed],
+        )
+
+    def _renew(self, connection: Connection[Any], worker: int, now: datetime) -> list[ClaimedJob]:
+        self._turning.check_worker(connection, worker)
+        self._session.send(connection, "seen", {"worker": worker, "now": rows.to_moment(now)})
+        return self._held_by(connection, worker)
+
+    def _held_by(self, connection: Connection[Any], worker: int) -> list[ClaimedJob]:
+        return [rows.claimed_job(row) for row in self._session.rows(connection, "held_by", {"worker": worker})]
+
+    def lost(self, *, limit: int) -> list[LostJob]:
+        """Return RUNNING jobs whose worker is dead, or that name no worker we know."""
+        return self._database.read(lambda connection: self._lost(connection, limit))
+
+    def _lost(self, connection: Connection[Any], limit: int) -> list[LostJob]:
+        holders = [worker for (worker,) in self._session.rows(connection, "holders")]
+        dead, known = self._looking.dead_workers(connection)
+        bereft = [worker for worker in holders if worker in dead or worker not in known]
+        if not bereft:
+            return []
+        asked = {job_id for (job_id,) in self._session.rows(connection, "requested")}
+        found: list[LostJob] = []
+        for worker in bereft:
+            if len(found) >= limit:
+                break
+            jobs = self._held_by(connection, worker)
+            found += [LostJob(job=job, worker=worker, cancel_requested=job.id in asked) for job in jobs]
+        return found
+
+    def forget_dead_workers(self) -> int:
+        """Delete the rows of dead workers that hold nothing."""
+        idle = self._database.read(self._idle_dead_workers)
+        for worker in idle:
+            self.remove_worker(worker)
+        return len(idle)
+
+    def _idle_dead_workers(self, connection: Connection[Any]) -> list[int]:
+        dead, _known = self._looking.dead_workers(connection)
+        holders = {worker for (worker,) in self._session.rows(connection, "holders")}
+        return [worker for worker in dead if worker not in holders]
+
+    def doorbell(self) -> PostgresDoorbell:
+        """Return a new doorbell."""
+        return PostgresDoorbell(self._address, listen=self._notify)
+
+    def _ring(self) -> None:
+        if self._notify:
+            self._ringer.ring()
+
+    def idle(self, keys: frozenset[str], queues: tuple[str, ...] | None, *, now: datetime) -> bool:
+        """Whether no job of these keys is ready, due or running."""
+        everything = Want(keys=keys, queues=queues, room=1)
+        return not self._database.read(
+            lambda connection: (
+                self._turning.any_ready(connection, everything)
+                or self._looking.busy_with(connection, keys, queues, now)
+            )
+        )
+
+    # ---------------------------------------------------------------------------------------------------- look
+
+    def get(self, job_id: int) -> Job | None:
+        """Return one job, or None."""
+        return self._database.read(lambda connection: self._looking.get(connection, job_id))
+
+    def log(self, job_id: int) -> list[LogLine]:
+        """Return what a job has logged."""
+        return self._database.read(lambda connection: self._looking.log(connection, job_id))
+
+    def page(self, which: JobFilter, *, after: int | None, limit: int, newest_first: bool) -> list[Job]:
+        """Return one page of jobs."""
+        return self._database.read(
+            lambda connection: self._looking.page(connection, which, after, limit, newest_first=newest_first)
+        )
+
+    def count(self, which: JobFilter) -> int:
+        """Return how many jobs match."""
+        return self._database.read(lambda connection: self._looking.count(connection, which))
+
+    def counts(self) -> dict[JobStatus, int]:
+        """Return the number of jobs in each status."""
+        return self._database.read(self._looking.counts)
+
+    def workers(self) -> list[WorkerInfo]:
+        """Return every worker that has a row."""
+        return self._database.read(self._looking.workers)
+
+    def queues(self) -> list[QueueInfo]:
+        """Return every queue with jobs not ended or with a setting."""
+        return self._database.read(self._looking.queues)
+
+    def examine(self) -> Examination:
+        """Look at the server, its settings and the tables."""
+        return self._database.look(lambda connection: examine.examine(connection, self.name))
+
+    def facts(self, job_id: int) -> JobFacts | None:
+        """Return what decides about one job, in one snapshot."""
+        return self._database.look(lambda connection: self._looking.facts(connection, job_id))
+
+    # --------------------------------------------------------------------------------------------------- steer
+
+    def cancel(self, ids: Sequence[int], *, now: datetime) -> list[int]:
+        """End what waits, ask for the end of what runs."""
+        return self._change(lambda connection: self._steering.cancel(connection, ids, now))
+
+    def retry(self, ids: Sequence[int], *, now: datetime) -> list[int]:
+        """Make failed, cancelled and scheduled jobs ready."""
+        taken = (psycopg.errors.UniqueViolation,)  # by a job that was enqueued after we had looked
+        return self._change(lambda connection: self._steering.retry(connection, ids, now), again=taken)
+
+    def delete(self, ids: Sequence[int]) -> list[int]:
+        """Delete jobs that do not run."""
+        return self._change(lambda connection: self._steering.delete(connection, ids))
+
+    def set_priority(self, ids: Sequence[int], priority: int, *, now: datetime) -> list[int]:
+        """Change the priority of what waits."""
+        return self._change(lambda connection: self._steering.set_priority(connection, ids, priority, now))
+
+    def pause(self, queue: str, *, now: datetime) -> None:  # noqa: ARG002 - the contract's signature
+        """Stop claims from a queue."""
+        self._change(lambda connection: self._steering.set_paused(connection, queue, paused=True))
+
+    def resume(self, queue: str, *, now: datetime) -> None:  # noqa: ARG002 - the contract's signature
+        """Allow claims from a queue again."""
+        self._change(lambda connection: self._steering.set_paused(connection, queue, paused=False))
+
+    def prunable(
+        self, rules: Sequence[RetentionRule], *, after: int, limit: int, now: datetime
+    ) -> tuple[list[int], int | None]:
+        """Look at one page of jobs; return those that a rule lets go."""
+        return self._database.read(lambda connection: self._steering.prunable(connection, rules, after, limit, now))
+
+    def prune(self, rules: Sequence[RetentionRule], *, after: int, limit: int, now: datetime) -> tuple[int, int | None]:
+        """Look at one page of jobs and delete those that a rule lets go."""
+        ids, go_on = self.prunable(rules, after=after, limit=limit, now=now)
+        if not ids:
+            return 0, go_on
+        return self._database.write(lambda connection: self._steering.prune(connection, rules, ids, now)), go_on
+
+    def _change(self, act: Callable[[Connection[Any]], T], *, again: tuple[type[psycopg.Error], ...] = ()) -> T:
+        changed = self._database.write(act, again=again)
+        self._ring()
+        return changed
+
+
+def _json(value: object) -> str:
+    return msgspec.json.encode(value).decode()
