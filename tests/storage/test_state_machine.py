@@ -7,13 +7,23 @@ from __future__ import annotations
 
 import os
 import tempfile
+import uuid
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hypothesis.strategies as st
+import psycopg
 from hypothesis import HealthCheck, settings
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 from tests.storage.crew import Hand, at, everything
 
 from sidework.model.job import Claim, JobStatus, NewJob, Outcome
@@ -22,7 +32,7 @@ from sidework.storage.open import open_storage
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from sidework.storage.contract import Turn
+    from sidework.storage.contract import Storage, Turn
 
 EXAMPLES = int(os.environ.get("SIDEWORK_EXAMPLES", "80"))
 STEPS = 40
@@ -138,8 +148,7 @@ class StoreAgainstModel(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.folder = tempfile.TemporaryDirectory()
-        self.storage = open_storage(Path(self.folder.name) / "app.db", durability="relaxed")
+        self.storage = self.new_store()
         self.storage.migrate()
         self.model = Model()
         self.now = 0
@@ -154,7 +163,15 @@ class StoreAgainstModel(RuleBasedStateMachine):
         for hand in self.hands:
             hand.seat.leave()
         self.storage.close()
-        self.folder.cleanup()
+        self.remove_store()
+
+    def new_store(self) -> Storage:
+        """Open a store in a database without tables."""
+        raise NotImplementedError
+
+    def remove_store(self) -> None:
+        """Remove what `new_store` made."""
+        raise NotImplementedError
 
     # what the application does
 
@@ -366,11 +383,42 @@ class StoreAgainstModel(RuleBasedStateMachine):
         assert len(self.claims) == len(set(self.claims))
 
 
-TestStoreAgainstModel = StoreAgainstModel.TestCase
-TestStoreAgainstModel.settings = settings(
+class SqliteAgainstModel(StoreAgainstModel):
+    """The store on a SQLite file."""
+
+    def new_store(self) -> Storage:
+        self.folder = tempfile.TemporaryDirectory()
+        return open_storage(Path(self.folder.name) / "app.db", durability="relaxed")
+
+    def remove_store(self) -> None:
+        self.folder.cleanup()
+
+
+HOW = settings(
     max_examples=EXAMPLES,
     stateful_step_count=STEPS,
     deadline=None,
     suppress_health_check=list(HealthCheck),
     print_blob=True,
 )
+
+TestSqliteAgainstModel = SqliteAgainstModel.TestCase
+TestSqliteAgainstModel.settings = HOW
+
+
+def test_the_postgres_store_does_what_the_model_does(postgres_database: str) -> None:
+    class PostgresAgainstModel(StoreAgainstModel):
+        """The store in a schema that is new for each example: a database each would take a tenth of a second."""
+
+        def new_store(self) -> Storage:
+            self.schema = f"s{uuid.uuid4().hex}"
+            with closing(psycopg.connect(postgres_database, autocommit=True)) as connection:
+                connection.execute(f"CREATE SCHEMA {self.schema}")
+            url = f"{postgres_database}?options=-csearch_path%3D{self.schema}"
+            return open_storage(url, durability="relaxed")
+
+        def remove_store(self) -> None:
+            with closing(psycopg.connect(postgres_database, autocommit=True)) as connection:
+                connection.execute(f"DROP SCHEMA {self.schema} CASCADE")
+
+    run_state_machine_as_test(PostgresAgainstModel, settings=settings(HOW, max_examples=max(EXAMPLES // 2, 1)))
