@@ -1,5 +1,6 @@
 -- The statements of the PostgreSQL store, by the same names as those of SQLite. Lists travel as arrays.
 -- A list of ids is looked up by `= ANY (ARRAY (...))`: that is always done by the index, whatever the statistics say.
+-- `|| ''` and `+ 0` hide a term from the planner, so that it starts from the ids and not from a partial index.
 
 ------------------------------------------------------------------------------------------------ transactions
 
@@ -10,6 +11,7 @@ SELECT set_config('lock_timeout', %(wait)s, true),
        set_config('synchronous_commit', %(durable)s, true),
        set_config('plan_cache_mode', 'force_generic_plan', true),
        set_config('enable_seqscan', 'off', true),
+       set_config('enable_bitmapscan', 'off', true),
        set_config('jit', 'off', true);
 
 -- :name begin_write
@@ -33,7 +35,7 @@ SET status = o.status,
 FROM unnest(%(ids)s::bigint[], %(claims)s::bigint[], %(statuses)s::text[], %(attempts)s::bigint[],
             %(crashes)s::bigint[], %(run_ats)s::timestamptz[], %(results)s::text[], %(errors)s::text[])
     AS o (id, claims, status, attempts, crashes, run_at, result, error)
-WHERE job.id = o.id AND job.claims = o.claims AND job.status = 'RUNNING'
+WHERE job.id = o.id AND job.claims + 0 = o.claims AND job.status || '' = 'RUNNING'
 RETURNING job.id, job.claims;
 
 -- :name cancel_what_was_asked_for
@@ -61,7 +63,7 @@ SELECT EXISTS (SELECT 1 FROM background_service_cancellations);
 -- :name cancellations_of_worker
 SELECT job.id, job.claims FROM background_service_jobs AS job
 WHERE job.id = ANY (ARRAY (SELECT job_id FROM background_service_cancellations))
-  AND job.status = 'RUNNING' AND job.worker = %(worker)s;
+  AND job.status || '' = 'RUNNING' AND job.worker + 0 = %(worker)s;
 
 ------------------------------------------------------------------------------------------------ the turn: promote
 
@@ -137,7 +139,7 @@ taken AS MATERIALIZED (
                 LIMIT GREATEST(open.room, 0) + open.ahead + 100
             ) AS candidate
             JOIN background_service_jobs AS job ON job.id = candidate.id
-            WHERE job.status = 'PENDING' AND job.crashes = 0
+            WHERE job.status || '' = 'PENDING' AND job.crashes + 0 = 0
             ORDER BY candidate.priority DESC, candidate.id
             LIMIT GREATEST(open.room, 0) + open.ahead
             FOR UPDATE OF job SKIP LOCKED
