@@ -111,7 +111,10 @@ class Server:
             os.chown(self.folder, account.pw_uid, account.pw_gid)
         initdb = [str(self._bin / "initdb"), "-D", str(self.data), "-U", "sidework", "-A", "trust", "-E", "UTF8"]
         subprocess.run(
-            [*_as_somebody_else(), *initdb, "--no-locale", "--no-sync"], check=True, capture_output=True, cwd=self.folder
+            [*_as_somebody_else(), *initdb, "--no-locale", "--no-sync"],
+            check=True,
+            capture_output=True,
+            cwd=self.folder,
         )
 
     def _options(self) -> list[str]:

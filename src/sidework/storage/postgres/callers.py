@@ -18,7 +18,7 @@ from weakref import WeakSet
 from sidework.errors import SideworkError, WrongDatabase
 from sidework.storage.postgres import rows
 from sidework.storage.postgres.doorbell import CHANNEL
-from sidework.storage.postgres.lines import AsyncLine, Line, Statement, awaited_line, line
+from sidework.storage.postgres.lines import AsyncLine, Line, Statement, awaited_line, line, psycopg_line
 from sidework.storage.statements import load
 
 if TYPE_CHECKING:
@@ -91,9 +91,7 @@ class Callers:
 
     async def ajoin(self, connection: AsyncConnection[Any], jobs: Sequence[NewJob], *, now: datetime) -> list[int]:
         """Do the same on that of an async handler."""
-        found = awaited_line(connection, self._name)
-        assert isinstance(found, AsyncLine)
-        return await found.hold(_in_savepoint(insertion(jobs, now)))
+        return await psycopg_line(connection, self._name).hold(_in_savepoint(insertion(jobs, now)))
 
     # ------------------------------------------------------------------------------------------ what is said
 
@@ -182,5 +180,3 @@ def _batches(jobs: Sequence[NewJob]) -> Generator[list[NewJob], None, None]:
             batch, characters = [], 0
     if batch:
         yield batch
-
-

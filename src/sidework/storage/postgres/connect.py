@@ -29,7 +29,7 @@ _DEFAULTS: Final[Mapping[str, str | int]] = {
     "keepalives_count": 3,
     "tcp_user_timeout": 20_000,
 }
-"""What a URL does not say. A cut cable is noticed after seconds, and not after the quarter of an hour TCP would take."""
+"""What a URL does not say. A cut cable is noticed after seconds, not after the quarter of an hour of TCP."""
 
 _SECRETS: Final = frozenset({"password", "sslpassword", "passfile"})
 

@@ -1,8 +1,8 @@
 """Rings when somebody has committed jobs, by LISTEN and NOTIFY: a hint, coalesced, without content.
 
 NOTIFY takes a lock on the whole database until its transaction ends, so our own commits never carry one: a thread
-sends it afterwards, on a connection of its own, one for all that was committed meanwhile. Behind a pooler in transaction
-mode nobody can listen; then there is polling.
+sends it afterwards, on a connection of its own, one for all that was committed meanwhile. Behind a pooler in
+transaction mode nobody can listen; then there is polling.
 """
 
 from __future__ import annotations
@@ -141,6 +141,10 @@ class PostgresDoorbell:
             return
         with suppress(SideworkError):
             self._connection = await asyncio.to_thread(self._listen)
+        self._close_if_done()
+
+    def _close_if_done(self) -> None:
+        """Close what was opened while somebody closed the doorbell."""
         if self._closed and self._connection is not None:
             _close(self._connection)
 

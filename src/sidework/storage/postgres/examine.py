@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, LiteralString, cast
+from typing import TYPE_CHECKING, Any, Final
 
 from sidework.clock import SystemClock
 from sidework.errors import NotOurTable, SchemaTooNew, SideworkError
@@ -149,7 +149,7 @@ def _about_transactions(connection: Connection[Any]) -> Finding:
         level=Level.NOTICE,
         text=f"process {pid} of {user} ({state}) has one open for {seconds:,.0f} s: {_shown(query)}. Until it ends, no "
         "dead row can be removed and claims get slower",
-        remedy=f"end it: SELECT pg_terminate_backend({pid}); idle_in_transaction_session_timeout keeps it from recurring",
+        remedy=f"end process {pid} by pg_terminate_backend; idle_in_transaction_session_timeout keeps others from it",
     )
 
 
@@ -164,4 +164,4 @@ def _oldest_running(connection: Connection[Any]) -> RunningJob | None:
 
 
 def _rows(connection: Connection[Any], statement: str) -> list[tuple[Any, ...]]:
-    return connection.execute(cast("LiteralString", _SQL[statement])).fetchall()
+    return connection.execute(_SQL[statement]).fetchall()

@@ -80,7 +80,8 @@ class Line:
             try:
                 statement, parameters = step()
             except StopIteration as end:
-                return _result(end)
+                result: T = end.value
+                return result
             try:
                 step = partial(talk.send, self._driver.send(statement, parameters))
             except Exception as error:
@@ -114,17 +115,14 @@ class AsyncLine:
             try:
                 statement, parameters = step()
             except StopIteration as end:
-                return _result(end)
+                result: T = end.value
+                return result
             try:
                 step = partial(talk.send, await self._driver.send(statement, parameters))
             except Exception as error:
                 if not self._driver.is_refusal(error):
                     raise
                 step = partial(_throw, talk, in_words(error, self._name), error)
-
-
-def _result(end: StopIteration) -> Any:
-    return end.value
 
 
 def _throw(talk: Talk[Any], error: SideworkError, cause: Exception) -> Statement:
@@ -190,7 +188,7 @@ class _Psycopg:
 
     def send(self, sql: str, parameters: Mapping[str, Any]) -> Rows:
         with self.connection.cursor(row_factory=tuple_row) as cursor:
-            cursor.execute(sql, parameters or None)  # type: ignore[call-overload]
+            cursor.execute(sql, parameters or None)
             return cursor.fetchall() if cursor.description is not None else []
 
     def is_refusal(self, error: Exception) -> bool:
@@ -207,7 +205,7 @@ class _AsyncPsycopg:
 
     async def send(self, sql: str, parameters: Mapping[str, Any]) -> Rows:
         async with self.connection.cursor(row_factory=tuple_row) as cursor:
-            await cursor.execute(sql, parameters or None)  # type: ignore[call-overload]
+            await cursor.execute(sql, parameters or None)
             return await cursor.fetchall() if cursor.description is not None else []
 
     def is_refusal(self, error: Exception) -> bool:
@@ -239,9 +237,14 @@ def awaited_line(connection: object, name: str) -> Line | AsyncLine:
     """Return how to talk over a connection or session, async or sync."""
     match connection:
         case psycopg.AsyncConnection():
-            return AsyncLine(_AsyncPsycopg(connection), name)
+            return psycopg_line(connection, name)
         case _:
             return line(connection, name)
+
+
+def psycopg_line(connection: psycopg.AsyncConnection[Any], name: str) -> AsyncLine:
+    """Return how to talk over an async connection of psycopg."""
+    return AsyncLine(_AsyncPsycopg(connection), name)
 
 
 def _unknown(connection: object, name: str) -> SideworkError:

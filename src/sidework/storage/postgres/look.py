@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, LiteralString, cast
+from typing import TYPE_CHECKING, Any
 
 from sidework.model.job import JobFacts, JobFilter, JobStatus, LogLine
 from sidework.storage.postgres import rows
@@ -108,7 +108,7 @@ class Looking:
 
     @staticmethod
     def _select(connection: Connection[Any], statement: str, values: list[object]) -> list[tuple[Any, ...]]:
-        return connection.execute(cast("LiteralString", statement), values).fetchall()
+        return connection.execute(statement, values).fetchall()
 
 
 def _conditions(which: JobFilter) -> tuple[list[str], list[object]]:

@@ -8,7 +8,7 @@ workers run.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, LiteralString, cast
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from psycopg import errors
@@ -81,7 +81,7 @@ def _run(connection: Connection[Any], version: int, name: str) -> None:
             if found.version >= version:
                 return
             _refuse_what_is_not_ours(found, name)
-            connection.execute(cast("LiteralString", _FILES[version].read_text(encoding="utf-8")))
+            connection.execute(_FILES[version].read_text(encoding="utf-8"))
     except (errors.DuplicateTable, errors.DuplicateObject) as error:
         raise NotOurTable(
             f"the tables of sidework cannot be made in {name}: {error.diag.message_primary}. Nothing was changed. "
@@ -144,4 +144,4 @@ def _columns(connection: Connection[Any], table: str) -> frozenset[str]:
 
 
 def _execute(connection: Connection[Any], statement: str, **parameters: object) -> list[tuple[Any, ...]]:
-    return connection.execute(cast("LiteralString", _SQL[statement]), parameters or None).fetchall()
+    return connection.execute(_SQL[statement], parameters or None).fetchall()

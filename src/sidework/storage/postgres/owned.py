@@ -81,16 +81,16 @@ class _Guarded:
     def _execute_gen(self, query: Any, params: Any = None, **options: Any) -> PQGen[None]:
         self._pgconn = self._conn.pgconn
         attempt: Attempt = self._conn.attempt
-        parent = super()
+        send = super()._execute_gen  # type: ignore[misc]
         try:
             if not attempt.begun and attempt.reads_alone:
                 with suppress(errors.ReadOnlySqlTransaction):
-                    yield from parent._execute_gen(query, params, **options)  # type: ignore[misc]
+                    yield from send(query, params, **options)
                     return
             if not attempt.begun:
                 attempt.admit()
                 yield from attempt.begin_gen()
-            yield from parent._execute_gen(query, params, **options)  # type: ignore[misc]
+            yield from send(query, params, **options)
         except psycopg.Error as error:
             attempt.note(error)
             raise

@@ -7,7 +7,7 @@ back, however many they are.
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final, LiteralString, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import psycopg
 
@@ -35,7 +35,7 @@ class Session:
 
     def __init__(self, sql: Mapping[str, str], *, durability: Durability, wait: float) -> None:
         """wait: seconds to wait for a lock."""
-        self._sql = cast("Mapping[str, LiteralString]", sql)
+        self._sql = sql
         self.settings = {
             "wait": f"{max(int(wait * 1000), 1)}ms",
             "durable": "off" if durability == "relaxed" else "on",

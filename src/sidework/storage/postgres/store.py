@@ -189,9 +189,7 @@ class PostgresStorage:
 
     def remove_worker(self, worker: int) -> None:
         """Delete a worker's row."""
-        self._database.write(
-            lambda connection: self._session.send(connection, "remove_worker", {"worker": worker})
-        )
+        self._database.write(lambda connection: self._session.send(connection, "remove_worker", {"worker": worker}))
 
     def check_worker(self, worker: int) -> None:
         """Raise WorkerLost if a worker's row is gone."""
@@ -256,10 +254,10 @@ class PostgresStorage:
             if (progress := report.progress) is not None:
                 message = rows.safe_text(progress.message)
                 values = {"done": progress.done, "total": progress.total, "message": message}
-                self._session.send(connection, "report_progress", held | values | {"now": rows.to_moment(now)})
+                self._session.send(connection, "report_progress", {**held, **values, "now": rows.to_moment(now)})
             for said in report.lines:
-                values = {"at": rows.to_moment(said.at), "message": rows.safe_text(said.message)}
-                self._session.send(connection, "report_line", held | values)
+                line_of_log = {"at": rows.to_moment(said.at), "message": rows.safe_text(said.message)}
+                self._session.send(connection, "report_line", {**held, **line_of_log})
 
     def renew(self, worker: int, held: Iterable[Claim], *, now: datetime) -> Renewal:
         """Note that the worker lives, and compare what it believes to hold with what the rows say."""

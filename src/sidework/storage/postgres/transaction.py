@@ -72,8 +72,10 @@ class _Ownership:
 
     @property
     def reads_alone(self) -> bool:
-        """Whether each statement before the first write can stand alone: not behind a pooler, where a session that may
-        only read would be handed to somebody else next."""
+        """Whether each statement before the first write can stand alone.
+
+        Not behind a pooler, where a session that may only read would be handed to somebody else next.
+        """
         return self._underneath is None or self._underneath.prepare_threshold is not None
 
     @property
@@ -104,6 +106,9 @@ class _Ownership:
         if self._begun and self._undone is None and self._is_undone():
             self._undone = error
 
+    def _is_aborted(self) -> bool:
+        return self._aborted
+
     def _is_undone(self) -> bool:
         return self._underneath is None or self._underneath.pgconn.transaction_status not in (
             pq.TransactionStatus.INTRANS,
@@ -119,8 +124,8 @@ class _Ownership:
         yield from self._command(_SQL["roll_back"])
 
     def _command(self, sql: str) -> Generator[Any, Any, Any]:
-        assert self._underneath is not None
-        return (yield from self._underneath._exec_command(sql.encode()))  # noqa: SLF001 - the only colourless way
+        underneath: Any = self._underneath
+        return (yield from underneath._exec_command(sql.encode()))  # noqa: SLF001 - the only colourless way
 
     def _rows(self, sql: str) -> Generator[Any, Any, int]:
         result = yield from self._command(sql)
@@ -224,7 +229,7 @@ class PostgresJobTransaction(_Ownership):
             try:
                 return self._commit(outcome, now)
             except psycopg.Error:
-                if self._aborted:
+                if self._is_aborted():  # while the statement ran
                     return False
                 raise
             finally:
@@ -235,19 +240,28 @@ class PostgresJobTransaction(_Ownership):
         if self.over:
             return
         self._aborted = True
-        for end_what_runs in (lambda: None, self._break_in, self._cut_the_line):
-            end_what_runs()
-            if self._lock.acquire(timeout=_SECONDS_TO_LEAVE if end_what_runs != self._cut_the_line else 0.1):
-                try:
-                    self._let_go()
-                finally:
-                    self._lock.release()
-                return
+        if self._leaves_within(0.0):
+            return
+        self._break_in()
+        if self._leaves_within(_SECONDS_TO_LEAVE):
+            return
+        self._cut_the_line()
+        self._leaves_within(_SECONDS_TO_LEAVE)
 
     def close(self) -> None:
         """End without an outcome: roll back what is open."""
         with self._lock:
             self._let_go()
+
+    def _leaves_within(self, seconds: float) -> bool:
+        """Cut the handler off as soon as no statement of its runs any more."""
+        if not self._lock.acquire(timeout=seconds):
+            return False
+        try:
+            self._let_go()
+        finally:
+            self._lock.release()
+        return True
 
     def _commit(self, outcome: Outcome, now: datetime) -> bool:
         if self._undone is not None:
@@ -312,7 +326,7 @@ class PostgresAsyncJobTransaction(_Ownership):
         try:
             return await self._commit(outcome, now)
         except psycopg.Error:
-            if self._aborted:
+            if self._is_aborted():  # while the statement ran
                 return False
             raise
         finally:

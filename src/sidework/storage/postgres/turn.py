@@ -77,7 +77,7 @@ class Turning:
             return None
         if want.suspect:
             self._send(connection, "lock_queues", {"queues": _queues(want)})
-            return self._send(connection, "claim_suspect", {"worker": worker} | moment | _place(want))
+            return self._send(connection, "claim_suspect", {"worker": worker, **moment, **_place(want)})
         if want.room <= 0 and not any(want.rooms.values()) and not any(want.ahead.values()):
             return None
         self._send(connection, "lock_queues", {"queues": _queues(want)})
@@ -88,7 +88,7 @@ class Turning:
             "rooms": [want.rooms.get(queue, want.room) for queue in named],
             "aheads": [want.ahead.get(queue, 0) for queue in named],
         }
-        return self._send(connection, "claim", {"worker": worker} | moment | _place(want) | rooms)
+        return self._send(connection, "claim", {"worker": worker, **moment, **_place(want), **rooms})
 
     def _send(
         self, connection: Connection[Any], statement: str, parameters: Mapping[str, object] | None

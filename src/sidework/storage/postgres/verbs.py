@@ -26,7 +26,6 @@ def is_transaction_control(statement: bytes) -> bool:
     return words[0] in _ENDING or words[:2] == [b"PREPARE", b"TRANSACTION"]
 
 
-
 def _words(statement: bytes, most: int) -> list[bytes]:
     """Return the first words in capitals, comments left out."""
     found: list[bytes] = []
