@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import select
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
@@ -87,12 +86,7 @@ def is_fresh(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any])
     """Whether an idle connection still leads to the server, as far as can be told without asking it."""
     if connection.closed or connection.pgconn.transaction_status != pq.TransactionStatus.IDLE:
         return False
-    if not _has_something_to_say(connection.pgconn.socket):
-        return True
-    with suppress(psycopg.Error):
-        connection.pgconn.consume_input()
-        return connection.pgconn.status == pq.ConnStatus.OK and not _has_something_to_say(connection.pgconn.socket)
-    return False
+    return not _has_something_to_say(connection.pgconn.socket)  # to who asked nothing it says farewell, or nearly so
 
 
 def _has_something_to_say(socket: int) -> bool:

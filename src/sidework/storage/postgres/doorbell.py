@@ -45,6 +45,7 @@ class PostgresDoorbell:
         self._connection = self._listen() if listen else None
         self._listens = self._connection is not None
         self._listen_again = 0
+        self._ear: int | None = None
 
     @property
     def mechanism(self) -> str:
@@ -68,12 +69,12 @@ class PostgresDoorbell:
             return not self._closed
         loop, connection = asyncio.get_running_loop(), self._connection
         if not self._closed and not self._rung.is_set():
-            loop.add_reader(connection.pgconn.socket, self._hear)
+            self._ear = connection.pgconn.socket  # a connection that is lost does not tell it any more
+            loop.add_reader(self._ear, self._hear)
             try:
                 await self._sleep(timeout)
             finally:
-                if not connection.closed:
-                    loop.remove_reader(connection.pgconn.socket)
+                self._stop_hearing(loop)
         rung = self._rung.is_set()
         self._rung.clear()
         return rung and not self._closed
@@ -101,8 +102,14 @@ class PostgresDoorbell:
         finally:
             self._sleeper = None
             if self._closed and self._connection is not None:
-                asyncio.get_running_loop().remove_reader(self._connection.pgconn.socket)
+                self._stop_hearing(asyncio.get_running_loop())
                 _close(self._connection)
+
+    def _stop_hearing(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Before the connection is closed: its number may be given to another file at once."""
+        ear, self._ear = self._ear, None
+        if ear is not None:
+            loop.remove_reader(ear)
 
     def _wake(self) -> None:
         if (sleeper := self._sleeper) is not None:
@@ -129,7 +136,7 @@ class PostgresDoorbell:
     def _lose(self, connection: Connection[Any]) -> None:
         """Go on without a connection that broke: the waiter looks by itself until the next doorbell listens."""
         if self._sleeper is not None:
-            self._sleeper[0].remove_reader(connection.pgconn.socket)
+            self._stop_hearing(self._sleeper[0])
         _close(connection)
         self._connection = None
         self._rung.set()

@@ -1,0 +1,134 @@
+"""The doorbell of PostgreSQL: a hint that comes with a commit, and never with a rollback."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+from tests.storage.crew import NOON, job, put
+
+from sidework.storage.open import open_storage
+from sidework.storage.postgres.doorbell import PostgresDoorbell
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sidework.storage.contract import Doorbell, Storage
+
+LONG = 20.0
+
+
+@pytest.fixture
+def storage(postgres_database: str) -> Iterator[Storage]:
+    store = open_storage(postgres_database)
+    store.migrate()
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def other(storage: Storage, postgres_database: str) -> Iterator[Storage]:
+    assert storage.name
+    store = open_storage(postgres_database)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def bell(storage: Storage) -> Iterator[Doorbell]:
+    doorbell = storage.doorbell()
+    yield doorbell
+    doorbell.close()
+
+
+@pytest.fixture
+def raw(storage: Storage, postgres_database: str) -> Iterator[psycopg.Connection[Any]]:
+    assert storage.name
+    with closing(psycopg.connect(postgres_database)) as connection:
+        yield connection
+
+
+def heard(bell: Doorbell, seconds: float = LONG) -> bool:
+    return asyncio.run(bell.wait(seconds))
+
+
+def test_it_rings_for_a_job_of_another_process(bell: Doorbell, other: Storage) -> None:
+    assert bell.mechanism == "LISTEN/NOTIFY"
+    put(other)
+    assert heard(bell)
+
+
+def test_it_rings_while_somebody_waits(bell: Doorbell, other: Storage) -> None:
+    async def wait() -> bool:
+        waiting = asyncio.create_task(bell.wait(LONG))
+        await asyncio.to_thread(put, other)
+        return await waiting
+
+    assert asyncio.run(wait())
+
+
+def test_many_commits_ring_but_once(bell: Doorbell, other: Storage) -> None:
+    for _ in range(50):
+        put(other)
+    other.close()  # sends what was asked for
+    assert heard(bell)
+    while bell.changed():
+        pass
+    assert not heard(bell, 0.05)
+
+
+def test_it_rings_when_the_callers_transaction_commits_and_only_then(
+    bell: Doorbell, storage: Storage, raw: psycopg.Connection[Any]
+) -> None:
+    storage.insert_with(raw, [job()], now=NOON)
+    assert not heard(bell, 0.05)
+    raw.rollback()
+    assert not heard(bell, 0.05)
+    storage.insert_with(raw, [job()], now=NOON)
+    raw.commit()
+    assert heard(bell)
+
+
+def test_it_can_be_rung_and_closed_by_hand(bell: Doorbell) -> None:
+    bell.ring()
+    assert heard(bell)
+
+    async def close_while_waiting() -> bool:
+        waiting = asyncio.create_task(bell.wait(LONG))
+        asyncio.get_running_loop().call_soon(bell.close)
+        return await waiting
+
+    assert not asyncio.run(close_while_waiting())
+    assert not heard(bell)
+
+
+def test_without_listening_it_lets_the_waiter_look_by_itself(postgres_database: str, other: Storage) -> None:
+    store = open_storage(postgres_database)
+    address = store._address  # type: ignore[attr-defined]
+    bell = PostgresDoorbell(address, listen=False)
+    assert (bell.mechanism, bell.changed()) == ("polling", True)
+    assert asyncio.run(bell.wait(LONG))
+    bell.close()
+    assert other.name
+
+
+def test_it_listens_again_after_its_connection_was_lost(
+    bell: Doorbell, other: Storage, raw: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sidework.storage.postgres.doorbell.POLL_EVERY", 0.01)
+    raw.autocommit = True
+    raw.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'sidework'")
+
+    async def wait_until_it_listens() -> None:
+        assert await bell.wait(LONG)  # a loss is told: whoever waits looks
+        while bell.mechanism != "LISTEN/NOTIFY":
+            await bell.wait(LONG)
+
+    asyncio.run(asyncio.wait_for(wait_until_it_listens(), LONG))
+    while bell.changed():
+        pass
+    put(other)
+    assert heard(bell)

@@ -1,0 +1,254 @@
+"""Many at once on PostgreSQL: what locks and their order must hold, and what a lost connection must not break."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+from tests.storage.crew import NOON, Crew, Hand, at, ended, everything, ids, job, look, put, status
+
+from sidework.errors import DatabaseBusy, DatabaseUnavailable, NotMigrated
+from sidework.model.job import JobStatus
+from sidework.storage.open import open_storage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sidework.storage.contract import Storage
+
+
+@pytest.fixture
+def storage(postgres_database: str) -> Iterator[Storage]:
+    store = open_storage(postgres_database)
+    store.migrate()
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def crew(storage: Storage) -> Iterator[Crew]:
+    assert storage.name
+    workers = Crew()
+    yield workers
+    workers.leave()
+
+
+@pytest.fixture
+def raw(storage: Storage, postgres_database: str) -> Iterator[psycopg.Connection[Any]]:
+    assert storage.name
+    with closing(psycopg.connect(postgres_database)) as connection:
+        yield connection
+
+
+def waits_for_a_lock(url: str, most: int = 1) -> None:
+    """Return as soon as so many statements wait for a lock."""
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    with closing(psycopg.connect(url, autocommit=True)) as connection:
+        while connection.execute(waiting).fetchone() < (most,):  # type: ignore[operator]
+            pass
+
+
+def test_four_workers_at_once_never_run_more_than_the_limit(storage: Storage, crew: Crew) -> None:
+    put(storage, *(job(queue="slow") for _ in range(60)))
+    hands = [crew.hire(storage, limits={"slow": 3}) for _ in range(4)]
+    most: list[int] = []
+
+    def work(hand: Hand) -> None:
+        mine = hand.claim(5)
+        for _ in range(40):
+            running = sum(queue.running for queue in storage.queues())
+            most.append(running)
+            mine = list(hand.turn(*map(ended, mine), room=5).claimed)
+        hand.settle(*map(ended, mine))
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, hands))
+    assert max(most) == 3
+    assert storage.counts()[JobStatus.COMPLETED] == 60
+
+
+def test_workers_at_once_share_the_jobs_and_none_is_held_twice(storage: Storage, crew: Crew) -> None:
+    given = put(storage, *(job(priority=n % 3) for n in range(2000)))
+    hands = [crew.hire(storage) for _ in range(4)]
+
+    def work(hand: Hand) -> list[int]:
+        taken: list[int] = []
+        while claimed := hand.claim(50):
+            taken += ids(claimed)
+        return taken
+
+    with ThreadPoolExecutor(4) as pool:
+        shares = list(pool.map(work, hands))
+    assert sorted(job_id for share in shares for job_id in share) == given
+    assert sum(bool(share) for share in shares) > 1
+
+
+def test_a_pause_waits_for_the_turn_that_is_under_way(
+    storage: Storage, crew: Crew, raw: psycopg.Connection[Any], postgres_database: str
+) -> None:
+    put(storage)
+    hand = crew.hire(storage)
+    raw.execute(
+        "SELECT name FROM background_service_queues WHERE false FOR UPDATE"
+    )  # what a turn does before it claims
+    with ThreadPoolExecutor(1) as pool:
+        pausing = pool.submit(storage.pause, "default", now=NOON)
+        waits_for_a_lock(postgres_database)
+        assert not pausing.done()
+        raw.rollback()
+        pausing.result(20)
+    assert hand.claim() == []
+
+
+def test_a_turn_that_waited_for_a_pause_claims_nothing(
+    storage: Storage, crew: Crew, raw: psycopg.Connection[Any], postgres_database: str
+) -> None:
+    put(storage)
+    hand = crew.hire(storage)
+    raw.execute("LOCK TABLE background_service_queues IN EXCLUSIVE MODE")
+    raw.execute("INSERT INTO background_service_queues (name, paused) VALUES ('default', true)")
+    with ThreadPoolExecutor(1) as pool:
+        claiming = pool.submit(hand.claim)
+        waits_for_a_lock(postgres_database)
+        raw.commit()
+        assert claiming.result(20) == []
+
+
+def test_jobs_that_others_are_taking_are_passed_over(
+    storage: Storage, crew: Crew, raw: psycopg.Connection[Any]
+) -> None:
+    first, second, third = put(storage, job(), job(), job())
+    raw.execute("SELECT id FROM background_service_jobs WHERE id IN (%s, %s) FOR UPDATE", (first, second))
+    assert ids(crew.hire(storage).claim(1)) == [third]
+
+
+def test_two_enqueues_of_one_unique_key_at_once_are_one_job(storage: Storage) -> None:
+    start = threading.Barrier(8)
+
+    def enqueue(_: int) -> int:
+        start.wait()
+        return put(storage, job(unique_key="u"))[0]
+
+    with ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(enqueue, range(8)))) == 1
+    assert len(everything(storage)) == 1
+
+
+def test_an_enqueue_waits_for_a_transaction_that_holds_its_unique_key(
+    storage: Storage, raw: psycopg.Connection[Any], postgres_database: str
+) -> None:
+    (first,) = storage.insert_with(raw, [job(unique_key="u")], now=NOON)
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(put, storage, job(unique_key="u"))
+        waits_for_a_lock(postgres_database)
+        raw.rollback()
+        (second,) = other.result(20)
+    assert second != first
+    assert [each.id for each in everything(storage)] == [second]
+
+
+def test_waiting_for_a_lock_ends_with_the_remedy(
+    storage: Storage, raw: psycopg.Connection[Any], postgres_database: str
+) -> None:
+    impatient = open_storage(postgres_database, wait=0.05)
+    (job_id,) = put(storage)
+    raw.execute("SELECT 1 FROM background_service_jobs FOR UPDATE")
+    with pytest.raises(DatabaseBusy, match="sidework doctor"):
+        impatient.set_priority([job_id], 3, now=NOON)
+    impatient.close()
+
+
+def test_two_that_lock_in_a_circle_are_both_served(
+    storage: Storage, raw: psycopg.Connection[Any], postgres_database: str
+) -> None:
+    first, second = put(storage, job(), job())
+    raw.execute("SET deadlock_timeout = '1h'")  # the other one is the victim
+    raw.execute("SELECT 1 FROM background_service_jobs WHERE id = %s FOR UPDATE", (second,))
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(storage.set_priority, [first, second], 5, now=NOON)
+        waits_for_a_lock(postgres_database)
+        raw.execute("UPDATE background_service_jobs SET priority = 1 WHERE id = %s", (first,))
+        raw.commit()
+        assert other.result(20) == [first, second]
+    assert {each.priority for each in everything(storage)} == {5}
+
+
+def test_a_row_from_any_program_is_a_job(storage: Storage, crew: Crew, raw: psycopg.Connection[Any]) -> None:
+    raw.execute(
+        "INSERT INTO background_service_jobs (job_key, payload, priority, max_attempts, status) "
+        "VALUES ('k', '{\"a\": 1}', 5, 2, 'PENDING')"
+    )
+    raw.commit()
+    claimed = crew.hire(storage).claim_one()
+    assert (claimed.payload, claimed.priority, claimed.max_attempts, claimed.claim.number) == ('{"a": 1}', 5, 2, 1)
+
+
+@pytest.mark.parametrize("moment", ["'infinity'", "'-infinity'", "'20000-01-01'"])
+def test_a_time_that_no_program_of_ours_could_read_is_refused(raw: psycopg.Connection[Any], moment: str) -> None:
+    with pytest.raises(psycopg.errors.CheckViolation):
+        raw.execute(
+            f"INSERT INTO background_service_jobs (job_key, status, run_at) VALUES ('k', 'SCHEDULED', {moment})"
+        )
+
+
+def test_an_outcome_that_the_database_refuses_does_not_hold_up_its_neighbours(
+    storage: Storage, crew: Crew, raw: psycopg.Connection[Any]
+) -> None:
+    raw.execute("ALTER TABLE background_service_jobs ADD CHECK (result <> '\"bad\"')")
+    raw.commit()
+    hand = crew.hire(storage)
+    given = put(storage, *(job() for _ in range(4)))
+    held = hand.claim()
+    (more,) = put(storage)
+    stale = ended(held[3])
+    hand.settle(stale)
+    results = ['"ok"', '"bad"', '"ok"']
+    outcomes = [ended(each, result=text) for each, text in zip(held[:3], results, strict=True)]
+    turn = hand.turn(*outcomes, stale, room=1)
+    assert (list(turn.failed), turn.refused, ids(turn.claimed)) == ([held[1].claim], frozenset({held[3].claim}), [more])
+    assert "background_service_jobs_result_check" in turn.failed[held[1].claim]
+    expected = [JobStatus.COMPLETED, JobStatus.RUNNING, JobStatus.COMPLETED, JobStatus.COMPLETED]
+    assert [status(storage, job_id) for job_id in given] == expected
+
+
+def test_connections_that_the_server_has_closed_are_not_used_again(
+    storage: Storage, raw: psycopg.Connection[Any]
+) -> None:
+    (job_id,) = put(storage)
+    others = "FROM pg_stat_activity WHERE application_name = 'sidework'"
+    raw.autocommit = True
+    while raw.execute(f"SELECT pg_terminate_backend(pid) {others}").fetchall():
+        pass
+    assert look(storage, job_id).status is JobStatus.PENDING
+    assert put(storage) > [job_id]
+
+
+def test_a_turn_names_the_time_of_the_next_job_in_utc(storage: Storage, crew: Crew) -> None:
+    put(storage, job(run_at=at(60)))
+    turn = crew.hire(storage).turn(room=1)
+    assert turn.next_due is not None
+    assert (turn.next_due, turn.next_due.utcoffset()) == (at(60), at(0) - at(0))
+
+
+@pytest.mark.parametrize(
+    ("url", "error"),
+    [
+        ("postgresql://nobody:canary@127.0.0.1:1/x", DatabaseUnavailable),
+        ("postgresql://127.0.0.1:1/x?password=canary&connect_timeout=2", DatabaseUnavailable),
+    ],
+)
+def test_a_password_is_shown_nowhere(url: str, error: type[Exception]) -> None:
+    store = open_storage(url)
+    assert "canary" not in store.name
+    with pytest.raises(error) as told:
+        store.check()
+    assert "canary" not in str(told.value)
+
+
+def test_a_database_without_tables_says_what_to_do(postgres_server: str) -> None:
+    with pytest.raises(NotMigrated, match="sidework migrate"):
+        open_storage(postgres_server).insert([job()], now=NOON)
