@@ -12,9 +12,6 @@ if TYPE_CHECKING:
     from sidework.engine.attempt import Attempt
     from sidework.model.job import Claim, ClaimedJob
 
-BATCH_FROM = 100
-"""From so many jobs claimed ahead on, ends gather until half are used up; below, each end is written at once."""
-
 
 class Bench:
     """What a worker holds, by queue. Belongs to the event loop's thread."""
@@ -41,14 +38,14 @@ class Bench:
 
     def startable(self, queue: str) -> Iterator[ClaimedJob]:
         """Yield the jobs of a queue that can be started now, each counted as running from then on."""
-        lane = self._lane(queue)
-        while (job := lane.next(self._monotonic())) is not None:
+        lane, now = self._lane(queue), self._monotonic()
+        while (job := lane.next(now)) is not None:
             yield job
 
     def end(self, attempt: Attempt) -> None:
         """Note that an attempt is over."""
         if self.running.pop(attempt.job.claim, None) is not None:
-            self._lane(attempt.job.queue).end(attempt.seconds)
+            self._lanes[attempt.job.queue].end(attempt.seconds)
         if attempt.outcome is not None and not attempt.settled:
             self._ended.append(attempt)
 
@@ -96,9 +93,7 @@ class Bench:
     @property
     def plentiful(self) -> bool:
         """Whether so many fast jobs are at hand that writing what ended can wait for more of it."""
-        return any(
-            lane.worth_having >= BATCH_FROM and 2 * len(lane.ready) > lane.worth_having for lane in self._lanes.values()
-        )
+        return any(lane.plentiful for lane in self._lanes.values())
 
     @property
     def has_ready(self) -> bool:

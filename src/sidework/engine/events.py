@@ -246,11 +246,17 @@ def log_event(event: Event) -> None:
 class Announcer:
     """Passes events on to the listeners; a listener that raises harms nobody."""
 
-    __slots__ = ("_listeners",)
+    __slots__ = ("_listeners", "_only_logs")
 
     def __init__(self, listeners: Iterable[Listener]) -> None:
         """Take the listeners, called in this order."""
         self._listeners = tuple(listeners)
+        self._only_logs = all(listener is log_event for listener in self._listeners)
+
+    @property
+    def hears_routine(self) -> bool:
+        """Whether anybody would hear of what happens to every job: it is told at the level DEBUG."""
+        return not self._only_logs or logger.isEnabledFor(logging.DEBUG)
 
     def __call__(self, event: Event) -> None:
         """Tell every listener."""

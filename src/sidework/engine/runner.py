@@ -69,7 +69,7 @@ class Runner:
         """Begin one attempt of a job and return at once."""
         handler = self._handlers.get(job.key)
         attempt = Attempt(job, handler, self._desk)
-        attempt.announce(JobStarted)
+        attempt.announce_routine(JobStarted)
         if handler is None or handler.runs_on_loop(job):
             attempt.task = self._loop.create_task(self._run_on_loop(attempt), context=self._blank.copy())
         else:
@@ -89,7 +89,15 @@ class Runner:
         current_job.set(JobContext(attempt))
         try:
             if attempt.stop is None:
-                happened = await self._call_on_loop(attempt)
+                handler = _handler_of(attempt)
+                value = _function_of(handler)(**self._arguments(attempt, handler))
+                if handler.is_async:
+                    value = await value
+                attempt.finishing = True
+                if attempt.transaction is None or not handler.is_async:
+                    happened = _conclude(attempt, value)
+                else:
+                    happened = await _conclude_async(attempt, value)
             else:
                 happened = attempt.stopped()
         except GeneratorExit:  # the loop is gone; nothing can be awaited or told any more
@@ -99,14 +107,6 @@ class Runner:
             await _roll_back_async(attempt)
             happened = _what_it_means(attempt, error)
         self._take_end(attempt, happened)
-
-    async def _call_on_loop(self, attempt: Attempt) -> Happening | None:
-        handler = _handler_of(attempt)
-        value = _function_of(handler)(**self._arguments(attempt, handler))
-        if handler.is_async:
-            value = await value
-        attempt.finishing = True
-        return await _conclude_async(attempt, value) if handler.is_async else _conclude(attempt, value)
 
     def _run_in_thread(self, attempt: Attempt) -> None:
         current_job.set(JobContext(attempt))
@@ -208,14 +208,16 @@ class Runner:
             return
         attempt.over = True
         attempt.seconds = seconds
-        for alarm in (attempt.alarm, attempt.patience):
-            if alarm is not None:
-                alarm.cancel()
+        if attempt.alarm is not None:
+            attempt.alarm.cancel()
+        if attempt.patience is not None:
+            attempt.patience.cancel()
         if attempt.stop is Stop.LOST:
             attempt.lost = True
         elif happened is not None and not attempt.lost:
             attempt.outcome = _decide(attempt, happened)
-        _tell_peculiarities(attempt)
+        if attempt.transaction is not None or attempt.lock_seconds or attempt.raised_after_end:
+            _tell_peculiarities(attempt)
         self._tell_ended(attempt)
 
 

@@ -114,6 +114,7 @@ class Worker:
         self._renew_at = self._clock.monotonic() + RENEW_INTERVAL
         self._turn = Turn()
         self._retry_in = 0.0
+        self._exchanging = False
         self._until_idle = False
         self._stop_asked: bool | None = None
         self._stopping: bool | None = None
@@ -222,9 +223,12 @@ class Worker:
             return None
 
     async def _listen(self, doorbell: Doorbell | None) -> None:
-        """Look when the doorbell rings. It is a hint: the loop looks every second without it."""
+        """Look when the doorbell rings. It is a hint: the loop looks every second without it.
+
+        Our own turns ring it too; while fast jobs are at hand in plenty, the next turn comes soon enough by itself.
+        """
         while doorbell is not None:
-            if await doorbell.wait(LONGEST_WITHOUT_A_LOOK):
+            if await doorbell.wait(LONGEST_WITHOUT_A_LOOK) and not self._bench.plentiful:
                 self._looked.clear()
                 self._loop.wake()
                 await self._looked.wait()
@@ -249,6 +253,7 @@ class Worker:
     async def _exchange(self) -> None:
         ended, want = self._bench.take_ended(), self._want()
         outcomes = [attempt.outcome for attempt in ended if attempt.outcome is not None]
+        self._exchanging = True
         try:
             turn = await self._bridge.call(
                 self._storage.exchange, self._membership.worker, outcomes, want, now=self._clock.now()
@@ -260,6 +265,7 @@ class Worker:
             self._in_trouble("an exchange with the database", error)
             return
         finally:
+            self._exchanging = False
             self._looked.set()
         self._retry_in = 0.0
         self._turn = turn
@@ -318,7 +324,8 @@ class Worker:
         self._bench.left.discard(attempt.job.claim)
         if outcome.status is JobStatus.PENDING and attempt.began:
             self._given_back += 1
-        attempt.announce(JobEnded, status=outcome.status, seconds=attempt.seconds)
+        tell = attempt.announce if outcome.status is JobStatus.FAILED else attempt.announce_routine
+        tell(JobEnded, status=outcome.status, seconds=attempt.seconds)
 
     def _cancel(self, claims: Iterable[Claim]) -> None:
         for claim in claims:
@@ -353,7 +360,8 @@ class Worker:
         elif attempt.lost:
             attempt.announce(ClaimLost)
         self._start_ready(attempt.job.queue)
-        if not self._bench.plentiful:
+        # What ends during an exchange and is to be written is asked for at its end, when it is clear what is at hand.
+        if not self._bench.plentiful and (attempt.settled or not self._exchanging):
             self._loop.wake()
 
     def _pause(self) -> float | None:
