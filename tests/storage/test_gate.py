@@ -6,28 +6,23 @@ import random
 import sqlite3
 import subprocess
 import sys
-import threading
 import time
-from concurrent.futures import Future
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.storage.threads import LONG, in_thread, until
 
-from sidework.clock import FrozenClock, SystemClock
+from sidework.clock import FrozenClock
 from sidework.errors import DatabaseBusy, SideworkError
 from sidework.storage.sqlite.connect import connect, use_wal
 from sidework.storage.sqlite.gate import WriteGate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-T = TypeVar("T")
-
-LONG = 10.0
-"""Seconds after which a test gives up waiting for what should happen at once."""
+    from concurrent.futures import Future
 
 
 @pytest.fixture
@@ -65,29 +60,6 @@ def insert(value: object) -> Callable[[sqlite3.Connection], object]:
         return value
 
     return act
-
-
-def in_thread(act: Callable[[], T]) -> Future[T]:
-    """Run in a thread of its own; its answer is awaited with `result(LONG)`."""
-    future: Future[T] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(act())
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=run, daemon=True).start()
-    return future
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Look again until it holds."""
-    deadline = SystemClock().monotonic() + LONG
-    pause = threading.Event()
-    while not condition():
-        assert SystemClock().monotonic() < deadline, "it did not happen"
-        pause.wait(0.001)
 
 
 def tickets(gate: WriteGate) -> int:
