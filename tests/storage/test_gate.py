@@ -17,6 +17,7 @@ from tests.storage.threads import LONG, in_thread, until
 
 from sidework.clock import FrozenClock
 from sidework.errors import DatabaseBusy, SideworkError
+from sidework.storage.sqlite import gate as gate_module
 from sidework.storage.sqlite.connect import connect, use_wal
 from sidework.storage.sqlite.gate import WriteGate
 
@@ -340,17 +341,19 @@ def test_turns_that_come_just_as_time_runs_out_are_not_lost(path: str) -> None:
     assert turnstile.take_if_free(), "somebody was given a turn after leaving"
 
 
-def test_the_time_waited_at_the_gate_is_not_waited_again_for_other_processes(path: str) -> None:
+def test_the_time_waited_at_the_gate_is_not_waited_again_for_other_processes(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     gate = WriteGate(partial(connect, path), wait=5, path=path)
     clock = FrozenClock()
     gate._clock = clock  # type: ignore[assignment]
-    read: Callable[[sqlite3.Connection], Any] = lambda c: c.execute("PRAGMA busy_timeout").fetchone()[0]  # noqa: E731
-    assert gate.write(read) == 5000
+    waits: list[float] = []
+    monkeypatch.setattr(gate_module, "_begin", lambda _execute, seconds: waits.append(seconds) or False)
     with gate.hold():
-        (future,) = queue_up(gate, read)
+        (future,) = queue_up(gate, lambda _connection: None)
         clock.advance(3)
-    assert future.result(LONG) == 2000
-    assert gate.write(read) == 5000
+    future.exception(LONG)
+    assert waits[-1] == 2
     gate.close()
 
 

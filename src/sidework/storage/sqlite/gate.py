@@ -252,21 +252,17 @@ class WriteGate:
     def _open(self) -> sqlite3.Connection:
         if self._connection is None:
             self._connection = self._connect()
-            self._busy_timeout = -1.0
         return self._connection
 
     def _begin(self, connection: sqlite3.Connection, deadline: float) -> None:
         left = max(0.0, deadline - self._clock.monotonic())
-        if abs(left - self._busy_timeout) > self._wait / 20:
-            bound_busy_wait(connection, left)
-            self._busy_timeout = left
         try:
-            connection.execute("BEGIN IMMEDIATE")
+            met_somebody = begin_to_write(connection.execute, left, usually=self._wait)
         except sqlite3.OperationalError as error:
             if is_busy(error):
                 raise self._busy() from error
             raise
-        self._line.begun()
+        self._line.begun(met_somebody=met_somebody)
 
     def _undo(self, connection: sqlite3.Connection | None) -> None:
         """Roll back. A connection that cannot even do that is not used again."""
@@ -294,9 +290,9 @@ class Hold:
         self.left = left
         """Seconds that were left to wait when the gate was ours: the bound of the wait for other processes."""
 
-    def begun(self) -> None:
-        """Say that `BEGIN IMMEDIATE` is done."""
-        self._line.begun()
+    def begun(self, *, met_somebody: bool) -> None:
+        """Say that `BEGIN IMMEDIATE` is done, and whether it had to wait."""
+        self._line.begun(met_somebody=met_somebody)
 
     def release(self) -> None:
         """Let the next one in; after the first time this does nothing."""
@@ -311,9 +307,33 @@ class Hold:
         self.release()
 
 
-def bound_busy_wait(connection: sqlite3.Connection, seconds: float) -> None:
-    """Let SQLite wait so long for other processes, at each statement of this connection."""
-    sqlite3.Connection.execute(connection, f"PRAGMA busy_timeout = {round(seconds * 1000)}")
+def begin_to_write(execute: Callable[[str], object], seconds: float, *, usually: float) -> bool:
+    """Begin a write transaction, waiting so long for other processes; return whether there was anybody to wait for.
+
+    execute: the connection's. usually: the seconds for which its other statements wait.
+    """
+    execute(_busy_wait(0))
+    try:
+        return _begin(execute, seconds)
+    finally:
+        execute(_busy_wait(usually))
+
+
+def _begin(execute: Callable[[str], object], seconds: float) -> bool:
+    try:
+        execute("BEGIN IMMEDIATE")
+    except sqlite3.OperationalError as error:
+        if not is_busy(error):
+            raise
+    else:
+        return False
+    execute(_busy_wait(seconds))
+    execute("BEGIN IMMEDIATE")
+    return True
+
+
+def _busy_wait(seconds: float) -> str:
+    return f"PRAGMA busy_timeout = {round(seconds * 1000)}"
 
 
 class _Turnstile:
