@@ -73,6 +73,10 @@ class Keeper:
             pass
         await self._bridge.call(self._storage.forget_dead_workers)
 
+    def look_for_the_dead_now(self) -> None:
+        """Let the next step look for dead workers: somebody has heard one die."""
+        self._probe_at = self._clock.monotonic()
+
     async def step(self) -> float:
         """Do what is due; return the seconds until something will be."""
         try:
@@ -87,9 +91,9 @@ class Keeper:
     async def _do_what_is_due(self) -> None:
         now = self._clock.monotonic()
         if now >= self._probe_at:
+            self._probe_at = now + PROBE_INTERVAL  # first: who hears a death meanwhile asks for one more look
             while await self._rescue():
                 self._forget_at = now
-            self._probe_at = now + PROBE_INTERVAL
         if now >= self._forget_at:
             await self._bridge.call(self._storage.forget_dead_workers)
             self._forget_at = now + FORGET_INTERVAL

@@ -103,6 +103,7 @@ class Worker:
         self._announce = Announcer(listeners)
         self._timer: Timer = LoopTimer() if timer is None else timer
         self._loop = Loop(self.step)
+        self._keeping = Loop(self._keeper_step)
         self._event_loop: asyncio.AbstractEventLoop | None = None
         self._bridge = Bridge("sidework-turn")
         self._side_bridge = Bridge("sidework-side", threads=2)
@@ -191,15 +192,14 @@ class Worker:
     async def _work(self) -> bool:
         doorbell = await self._open_doorbell()
         listening = asyncio.create_task(self._listen(doorbell))
-        keeping = Loop(self._keeper_step)
-        kept = asyncio.create_task(keeping.run())
+        kept = asyncio.create_task(self._keeping.run())
         try:
             await self._loop.run()
         except WorkerLost as error:
             await self._end_everything(error)
             raise
         finally:
-            keeping.stop()
+            self._keeping.stop()
             listening.cancel()
             await asyncio.gather(kept, listening, return_exceptions=True)
             if doorbell is not None:
@@ -228,7 +228,11 @@ class Worker:
         Our own turns ring it too; while fast jobs are at hand in plenty, the next turn comes soon enough by itself.
         """
         while doorbell is not None:
-            if await doorbell.wait(LONGEST_WITHOUT_A_LOOK) and not self._bench.plentiful:
+            rung = await doorbell.wait(LONGEST_WITHOUT_A_LOOK)
+            if doorbell.died():
+                self._keeper.look_for_the_dead_now()
+                self._keeping.wake()
+            if rung and not self._bench.plentiful:
                 self._looked.clear()
                 self._loop.wake()
                 await self._looked.wait()

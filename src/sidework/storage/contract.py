@@ -159,8 +159,11 @@ class Doorbell(Protocol):
     def changed(self) -> bool:
         """Whether anybody has committed since the last call. Cheap, takes no lock."""
 
+    def died(self) -> bool:
+        """Whether a worker has died since the last call, as far as this can be heard: a hint to look at once."""
+
     async def wait(self, timeout: float) -> bool:
-        """Return True as soon as a commit can be seen, False after `timeout` seconds."""
+        """Return True as soon as a commit can be seen or a worker has died, False after `timeout` seconds."""
 
     def ring(self) -> None:
         """Wake the waiter; from any thread."""
