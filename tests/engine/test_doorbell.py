@@ -68,8 +68,8 @@ class Life:
         """Return when the worker has looked so many times."""
         async with asyncio.timeout(DEADLINE):
             while self.storage.calls.count("exchange") < count:
-                self.worker._looked.clear()
-                await self.worker._looked.wait()
+                await asyncio.wait_for(self.worker._ear._looked.wait(), DEADLINE)
+                await asyncio.sleep(0)
 
 
 async def test_a_death_that_was_heard_frees_its_jobs_at_once(rig: Rig, monkeypatch: pytest.MonkeyPatch):

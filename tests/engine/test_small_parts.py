@@ -227,6 +227,7 @@ ABOUT_A_JOB: dict[str, Any] = {"job_id": 7, "key": "mail", "queue": "default", "
         (OutcomeRefused(**ABOUT_A_JOB, reason="no", final=False), logging.ERROR, "it ends FAILED"),
         (OutcomeRefused(**ABOUT_A_JOB, reason="no", final=True), logging.CRITICAL, "it stays RUNNING"),
         (WorkerStopped(worker=1, given_back=2, stuck=()), logging.INFO, "2 jobs given back"),
+        (WorkerStopped(worker=1, given_back=0, stuck=(), unwritten=2), logging.ERROR, "2 jobs could not be written"),
         (WorkerStopped(worker=1, given_back=0, stuck=(7,)), logging.ERROR, "[7] cannot be stopped"),
         (DatabaseTrouble(doing="x", reason="locked", kept=3, again_in=0.1), logging.ERROR, "3 outcomes are kept"),
     ],

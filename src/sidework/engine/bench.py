@@ -36,6 +36,10 @@ class Bench:
         for queue, its_jobs in by_queue.items():
             self._lane(queue).add(its_jobs)
 
+    def add_running(self, job: ClaimedJob) -> None:
+        """Count a job as running although its queue may have no room for it."""
+        self._lane(job.queue).running += 1
+
     def startable(self, queue: str) -> Iterator[ClaimedJob]:
         """Yield the jobs of a queue that can be started now, each counted as running from then on."""
         lane, now = self._lane(queue), self._monotonic()
@@ -51,8 +55,11 @@ class Bench:
 
     def take_ended(self) -> list[Attempt]:
         """Return the attempts whose outcomes are to be written, and keep none."""
-        for lane in self._lanes.values():
-            lane.measure(self._monotonic())
+        now = self._monotonic()
+        for queue, lane in list(self._lanes.items()):
+            lane.measure(now)
+            if lane.deserted(now):
+                del self._lanes[queue]
         ended, self._ended = self._ended, []
         return ended
 
@@ -91,6 +98,11 @@ class Bench:
         return bool(self._ended)
 
     @property
+    def unwritten(self) -> int:
+        """How many outcomes are to be written."""
+        return len(self._ended)
+
+    @property
     def plentiful(self) -> bool:
         """Whether so many fast jobs are at hand that writing what ended can wait for more of it."""
         return any(lane.plentiful for lane in self._lanes.values())
@@ -102,8 +114,8 @@ class Bench:
 
     @property
     def rooms(self) -> dict[str, int]:
-        """Queue -> how many more could be started at once."""
-        return {queue: lane.room for queue, lane in self._lanes.items()}
+        """Queue -> how many more could be started at once, where that is less than the concurrency."""
+        return {queue: lane.room for queue, lane in self._lanes.items() if lane.held}
 
     @property
     def ahead(self) -> dict[str, int]:

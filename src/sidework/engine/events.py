@@ -160,22 +160,27 @@ class WorkerStopping(Event, frozen=True, kw_only=True):
 
 
 class WorkerStopped(Event, frozen=True, kw_only=True):
-    """A worker is done. `stuck`: jobs whose handlers could not be stopped; they are free when the process is gone."""
+    """A worker is done."""
 
     worker: int
     given_back: int
     stuck: tuple[int, ...]
+    """Jobs whose handlers could not be stopped; they are free when those have ended or the process is gone."""
+    unwritten: int = 0
+    """Outcomes that the database could not take in time; their jobs run again."""
 
     @property
     def level(self) -> int:
         """Worth a look if something is stuck."""
-        return logging.ERROR if self.stuck else logging.INFO
+        return logging.ERROR if self.stuck or self.unwritten else logging.INFO
 
     def __str__(self) -> str:
-        told = f"worker {self.worker} stopped, {self.given_back} jobs given back"
-        if not self.stuck:
-            return told
-        return f"{told}; jobs {list(self.stuck)} cannot be stopped and are free when this process is gone"
+        told = [f"worker {self.worker} stopped, {self.given_back} jobs given back"]
+        if self.stuck:
+            told.append(f"jobs {list(self.stuck)} cannot be stopped and are free when this process is gone")
+        if self.unwritten:
+            told.append(f"the ends of {self.unwritten} jobs could not be written, and they run again")
+        return "; ".join(told)
 
 
 class WorkerExpelled(Event, frozen=True, kw_only=True):

@@ -17,6 +17,7 @@ BATCH_FROM = 100
 """From so many jobs claimed ahead on, ends gather until half are used up; below, each end is written at once."""
 STALE_SECONDS = 0.5
 """Jobs claimed ahead that could not be started for so long are given back: the estimate was wrong."""
+DESERTED_SECONDS = 60.0
 WEIGHT = 0.3
 """Of the newest measurement in a moving average."""
 
@@ -62,6 +63,10 @@ class Lane:
     def plentiful(self) -> bool:
         """Whether so many fast jobs are at hand that writing what ended can wait for more of it."""
         return self.worth_having >= BATCH_FROM and 2 * len(self.ready) > self.worth_having
+
+    def deserted(self, monotonic: float) -> bool:
+        """Whether nothing has been here for so long that it can be forgotten."""
+        return not self.held and monotonic - self.moved_at > DESERTED_SECONDS
 
     def add(self, jobs: Sequence[ClaimedJob]) -> None:
         """Take claimed jobs in; the order stays: higher priority first, then older."""

@@ -22,7 +22,7 @@ from sidework.errors import Discard, InvalidPayload, UnknownJobKey
 from sidework.model.payload import error_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from sidework.engine.bridge import Bridge
     from sidework.engine.executors import Threads
@@ -157,7 +157,8 @@ class Runner:
             self._begin_to_abandon(attempt)
 
     def _cancel(self, attempt: Attempt, why: Stop, *, first_time: bool) -> None:
-        if attempt.task is not None and attempt.began and (first_time or why is not Stop.GIVE_BACK):
+        # A request is repeated with every turn, and a stop may follow it: neither interrupts the cleaning up again.
+        if attempt.task is not None and attempt.began and (first_time or why in (Stop.TIMEOUT, Stop.LOST)):
             attempt.task.cancel()
         if why in (Stop.TIMEOUT, Stop.LOST) and attempt.patience is None:
             attempt.patience = self._timer.call_later(CLEANUP_SECONDS, self._begin_to_abandon, attempt)
@@ -167,9 +168,11 @@ class Runner:
         self._abandoning.add(task)
         task.add_done_callback(self._abandoning.discard)
 
-    async def wait_for_aborts(self) -> None:
-        """Return when every abort that was begun is done."""
-        await asyncio.gather(*self._abandoning, return_exceptions=True)
+    async def wait_for_ends(self, attempts: Iterable[Attempt], seconds: float) -> None:
+        """Return when every abort that was begun is done and the tasks of these attempts have ended; wait no longer."""
+        tasks = [attempt.task for attempt in attempts if attempt.task is not None]
+        if waiting := [*tasks, *self._abandoning]:
+            await asyncio.wait(waiting, timeout=seconds)
 
     async def _abandon(self, attempt: Attempt) -> None:
         """Free what the handler holds of the database, and only then say that its attempt is over."""
