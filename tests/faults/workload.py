@@ -99,20 +99,20 @@ class Workload:
 
     def _settle(self, db: sqlite3.Connection, job: JobContext, order: int) -> None:
         self._invoked(job)
-        db.execute("INSERT INTO effects VALUES (?, ?)", (job.id, _claim(job)))
+        db.execute("INSERT INTO effects VALUES (?, ?)", (job.id, claim_of(job)))
         self._change(db, job, order)
         self._returned(job)
 
     def _settle_in_block(self, job: JobContext, order: int) -> None:
         self._invoked(job)
         with job.transaction() as db:
-            db.execute("INSERT INTO effects VALUES (?, ?)", (job.id, _claim(job)))
+            db.execute("INSERT INTO effects VALUES (?, ?)", (job.id, claim_of(job)))
             self._change(db, job, order)
             self._returned(job)
 
     async def _settle_async(self, db: Any, job: JobContext, order: int) -> None:  # noqa: ARG002 - the payload
         self._invoked(job)
-        await db.execute("INSERT INTO effects VALUES (?, ?)", (job.id, _claim(job)))
+        await db.execute("INSERT INTO effects VALUES (?, ?)", (job.id, claim_of(job)))
         self.enter(INSIDE, job.id)
         await db.execute("UPDATE totals SET n = n + 1")
         self._returned(job)
@@ -120,7 +120,7 @@ class Workload:
     def _settle_apart(self, job: JobContext, order: int) -> None:
         self._invoked(job)
         connection = connect(self.path)
-        connection.execute("INSERT INTO effects VALUES (?, ?)", (job.id, _claim(job)))
+        connection.execute("INSERT INTO effects VALUES (?, ?)", (job.id, claim_of(job)))
         self._change(connection, job, order)
         connection.close()
         self._returned(job)
@@ -139,11 +139,11 @@ class Workload:
             self.service.enqueue("outside", {"order": -abs(order)}, db=None)
 
     def _invoked(self, job: JobContext) -> None:
-        self._claims[job.id] = _claim(job)
-        self.log.write(INVOKED, job.id, _claim(job), job._attempt.job.queue)
+        self._claims[job.id] = claim_of(job)
+        self.log.write(INVOKED, job.id, claim_of(job), job._attempt.job.queue)
 
     def _returned(self, job: JobContext) -> None:
-        self.log.write(RETURNED, job.id, _claim(job), job._attempt.job.queue)
+        self.log.write(RETURNED, job.id, claim_of(job), job._attempt.job.queue)
 
     def _listen(self, event: Event) -> None:
         if isinstance(event, JobEnded) and event.status is JobStatus.COMPLETED:
@@ -213,5 +213,6 @@ class Workload:
         return bool(waiting >= MOST_WAITING)
 
 
-def _claim(job: JobContext) -> int:
+def claim_of(job: JobContext) -> int:
+    """Return the number of the claim under which a job runs here."""
     return job._attempt.job.claim.number

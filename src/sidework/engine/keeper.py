@@ -52,8 +52,11 @@ class Keeper:
         bridge: Bridge,
         announce: Announcer,
         retention: Sequence[RetentionRule],
+        rescued: Callable[[], object],
     ) -> None:
-        """worker: under whose seat it writes. retention: what may be deleted, and when."""
+        """worker: under whose seat it writes. retention: what may be deleted, and when. rescued: called on the loop
+        when jobs are free again.
+        """
         self._storage = storage
         self._worker = worker
         self._handlers = handlers
@@ -62,6 +65,7 @@ class Keeper:
         self._bridge = bridge
         self._announce = announce
         self._retention = retention
+        self._rescued = rescued
         self._probe_at = self._forget_at = clock.monotonic()
         self._sweep_at = clock.monotonic() if retention else math.inf
         self._swept_to = 0
@@ -113,6 +117,7 @@ class Keeper:
         freed = [o.claim.job_id for o in outcomes if o.claim not in turn.refused and o.claim not in turn.failed]
         if freed:  # else another worker's keeper was faster
             self._announce(JobsRescued(job_ids=tuple(freed)))
+            self._rescued()
         return bool(freed)
 
     def _after_death(self, jobs: Sequence[LostJob]) -> list[Outcome]:

@@ -518,4 +518,5 @@ class Worker:
             bridge=self._side_bridge,
             announce=self._announce,
             retention=self._retention,
+            rescued=self._loop.wake,
         )
