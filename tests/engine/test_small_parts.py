@@ -215,6 +215,14 @@ def test_a_listener_that_raises_harms_nobody(caplog: pytest.LogCaptureFixture):
     assert "a listener failed on WorkerJoined" in caplog.text
 
 
+def test_routine_is_not_even_made_where_only_a_log_without_debug_would_hear_it(caplog: pytest.LogCaptureFixture):
+    with caplog.at_level(logging.INFO, logger="sidework"):
+        assert not Announcer([log_event]).hears_routine
+        assert Announcer([log_event, print]).hears_routine
+    with caplog.at_level(logging.DEBUG, logger="sidework"):
+        assert Announcer([log_event]).hears_routine
+
+
 ABOUT_A_JOB: dict[str, Any] = {"job_id": 7, "key": "mail", "queue": "default", "attempt": 2}
 
 

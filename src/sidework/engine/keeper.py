@@ -41,7 +41,7 @@ NOTHING = Want(keys=frozenset())
 class Keeper:
     """Looks after what no worker holds any more. Driven by `step()`."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - a keeper is made in one place, of all that can be set
         self,
         storage: Storage,
         worker: int,
@@ -54,8 +54,10 @@ class Keeper:
         retention: Sequence[RetentionRule],
         rescued: Callable[[], object],
     ) -> None:
-        """worker: under whose seat it writes. retention: what may be deleted, and when. rescued: called on the loop
-        when jobs are free again.
+        """Look at nothing yet.
+
+        worker: under whose seat it writes. retention: what may be deleted, and when. rescued: called on the loop when
+        jobs are free again.
         """
         self._storage = storage
         self._worker = worker
