@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
-from contextlib import closing
 import threading
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
 import aiosqlite
