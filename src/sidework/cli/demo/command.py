@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sidework.cli.demo.stage import Ending
     from sidework.cli.demo.work import Settings
 
-DEFAULT_PACE = 0.005
+DEFAULT_PACE = 0.01
 SHOWN_REASONS = 5
 SHOWN_HITS = 3
 
