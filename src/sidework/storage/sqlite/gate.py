@@ -252,12 +252,13 @@ class WriteGate:
     def _open(self) -> sqlite3.Connection:
         if self._connection is None:
             self._connection = self._connect()
+            bound_busy_wait(self._connection, 0)
         return self._connection
 
     def _begin(self, connection: sqlite3.Connection, deadline: float) -> None:
         left = max(0.0, deadline - self._clock.monotonic())
         try:
-            met_somebody = begin_to_write(connection.execute, left, usually=self._wait)
+            met_somebody = _begin_immediate(connection, left)
         except sqlite3.OperationalError as error:
             if is_busy(error):
                 raise self._busy() from error
@@ -290,9 +291,9 @@ class Hold:
         self.left = left
         """Seconds that were left to wait when the gate was ours: the bound of the wait for other processes."""
 
-    def begun(self, *, met_somebody: bool) -> None:
-        """Say that `BEGIN IMMEDIATE` is done, and whether it had to wait."""
-        self._line.begun(met_somebody=met_somebody)
+    def begun(self) -> None:
+        """Say that `BEGIN IMMEDIATE` is done."""
+        self._line.begun(met_somebody=False)  # not known: the gate's own writes meet strangers often enough
 
     def release(self) -> None:
         """Let the next one in; after the first time this does nothing."""
@@ -307,33 +308,29 @@ class Hold:
         self.release()
 
 
-def begin_to_write(execute: Callable[[str], object], seconds: float, *, usually: float) -> bool:
-    """Begin a write transaction, waiting so long for other processes; return whether there was anybody to wait for.
+def bound_busy_wait(connection: sqlite3.Connection, seconds: float) -> None:
+    """Let SQLite wait so long for other processes, at each statement of this connection."""
+    sqlite3.Connection.execute(connection, f"PRAGMA busy_timeout = {round(seconds * 1000)}")
 
-    execute: the connection's. usually: the seconds for which its other statements wait.
+
+def _begin_immediate(connection: sqlite3.Connection, seconds: float) -> bool:
+    """Begin, waiting so long for other processes; return whether there was anybody to wait for.
+
+    The connection itself does not wait: between two writes, who is met is a stranger, and that is worth knowing.
     """
-    execute(_busy_wait(0))
     try:
-        return _begin(execute, seconds)
-    finally:
-        execute(_busy_wait(usually))
-
-
-def _begin(execute: Callable[[str], object], seconds: float) -> bool:
-    try:
-        execute("BEGIN IMMEDIATE")
+        connection.execute("BEGIN IMMEDIATE")
     except sqlite3.OperationalError as error:
         if not is_busy(error):
             raise
     else:
         return False
-    execute(_busy_wait(seconds))
-    execute("BEGIN IMMEDIATE")
+    bound_busy_wait(connection, seconds)
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+    finally:
+        bound_busy_wait(connection, 0)
     return True
-
-
-def _busy_wait(seconds: float) -> str:
-    return f"PRAGMA busy_timeout = {round(seconds * 1000)}"
 
 
 class _Turnstile:

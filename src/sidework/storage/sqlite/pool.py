@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from sidework.storage.sqlite import rows
 from sidework.storage.sqlite.connect import connect
-from sidework.storage.sqlite.gate import begin_to_write
+from sidework.storage.sqlite.gate import bound_busy_wait
 from sidework.storage.statements import load
 
 if TYPE_CHECKING:
@@ -98,8 +98,7 @@ class GuardedConnection(sqlite3.Connection):
         """Text -> what the parser said of it; texts that only read are not in it."""
         self.seen: Kind | None = None
         """What the parser has said since this was last set to None."""
-        self.wait = 0.0
-        """Seconds for which a statement outside the transaction waits for other processes."""
+        self._busy_wait = -1.0
         self.begun = False
         self.changed = False
         """Whether the handler has changed the connection itself, so that it is not fit for the next one."""
@@ -115,11 +114,17 @@ class GuardedConnection(sqlite3.Connection):
             self.kinds[sql] = self.seen
             self.changed = self.changed or len(self.kinds) > _MOST_TEXTS
 
-    def begin(self, wait: float) -> bool:
-        """Begin to write, waiting so many seconds for other processes; return whether there was any to wait for."""
-        met_somebody = begin_to_write(self._run_ours, wait, usually=self.wait)
+    def begin(self, wait: float) -> None:
+        """Begin to write. Waits for other processes: so many seconds, give or take a tenth."""
+        if abs(wait - self._busy_wait) * 10 > wait:
+            self._ours = True
+            try:
+                bound_busy_wait(self, wait)
+            finally:
+                self._ours = False
+            self._busy_wait = wait
+        self._run_ours(SQL["begin"])
         self.begun = True
-        return met_somebody
 
     def holds(self, job_id: int, number: int) -> bool:
         """Whether the job still runs under this claim."""
@@ -223,7 +228,6 @@ class ConnectionPool:
     def _open(self) -> GuardedConnection:
         connection = connect(self._path, durability=self._durability, wait=self._wait, factory=GuardedConnection)
         guarded = cast("GuardedConnection", connection)
-        guarded.wait = self._wait
         guarded.guard()
         return guarded
 

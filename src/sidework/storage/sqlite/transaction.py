@@ -237,7 +237,8 @@ class SqliteJobTransaction:
     def _begin_to_write(self, connection: GuardedConnection) -> Hold:
         hold = self._gate.hold(by_this_thread=self._one_thread)
         try:
-            hold.begun(met_somebody=connection.begin(hold.left))
+            connection.begin(hold.left)
+            hold.begun()
         except BaseException as error:
             hold.release()
             if isinstance(error, sqlite3.Error) and is_busy(error):
