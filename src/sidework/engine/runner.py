@@ -18,6 +18,7 @@ from sidework.engine.events import (
     RaisedAfterEnd,
     logger,
 )
+from sidework.engine.writers import Writers
 from sidework.errors import Discard, InvalidPayload, UnknownJobKey
 from sidework.model.payload import error_text
 
@@ -60,7 +61,9 @@ class Runner:
         self._tell_ended = ended
         self._loop = asyncio.get_running_loop()
         self._blank = contextvars.copy_context()  # handlers start from here, and never see each other's variables
+        self._writers = Writers(self._loop, desk.clock.monotonic, self._wake_to_collect)
         self._done: deque[Attempt] = deque()
+        self._collecting = False
         self._abandoning: set[asyncio.Task[None]] = set()
 
     # ------------------------------------------------------------------------------------------------ beginning
@@ -74,7 +77,10 @@ class Runner:
             attempt.task = self._loop.create_task(self._run_on_loop(attempt), context=self._blank.copy())
         else:
             attempt.in_thread = attempt.began = True
-            self._threads.start(partial(self._blank.copy().run, self._run_in_thread, attempt))
+            if "db" in handler.given:
+                self._writers.start(partial(self._blank.copy().run, self._write_in_thread, attempt))
+            else:
+                self._threads.start(partial(self._blank.copy().run, self._run_in_thread, attempt))
         if handler is not None and (timeout := handler.timeout_of(job)) is not None:
             attempt.timeout = timeout
             attempt.alarm = self._timer.call_later(timeout, self.stop, attempt, Stop.TIMEOUT)
@@ -109,7 +115,24 @@ class Runner:
         self._take_end(attempt, happened)
 
     def _run_in_thread(self, attempt: Attempt) -> None:
+        self._call_in_thread(attempt)
+        self._done.append(attempt)
+        self._wake_to_collect()
+
+    def _write_in_thread(self, attempt: Attempt) -> None:
+        began_at = attempt.monotonic()
+        self._call_in_thread(attempt)
+        if (transaction := attempt.transaction) is not None:
+            locked = transaction.held_for
+            worked = attempt.monotonic() - began_at - transaction.waited_for
+            self._writers.measured(outside=max(worked - locked, 0.0), locked=locked)
+        self._done.append(attempt)
+
+    def _call_in_thread(self, attempt: Attempt) -> None:
         current_job.set(JobContext(attempt))
+        if attempt.stop is not None:  # it was ended while it waited for its thread
+            attempt.happened = attempt.stopped()
+            return
         try:
             handler = _handler_of(attempt)
             value = _function_of(handler)(**self._arguments(attempt, handler))
@@ -119,7 +142,6 @@ class Runner:
             attempt.finishing = True
             _roll_back(attempt)
             attempt.happened = _what_it_means(attempt, error)
-        self._post(attempt)
 
     def _arguments(self, attempt: Attempt, handler: JobHandler[..., Any]) -> dict[str, Any]:
         """Return what the function is called with. Raises InvalidPayload, or Discard where no later try could help."""
@@ -188,20 +210,28 @@ class Runner:
 
     # --------------------------------------------------------------------------------------------------- ending
 
-    def _post(self, attempt: Attempt) -> None:
-        """Hand the end of a handler over to the loop; from its thread."""
-        self._done.append(attempt)
-        if len(self._done) == 1:
-            try:
-                self._loop.call_soon_threadsafe(self._collect)
-            except RuntimeError:  # the loop is closed: the worker has stopped without this handler
-                self._collect()
+    def _wake_to_collect(self) -> None:
+        """Let the loop collect the handlers that have ended in threads. From any thread."""
+        if self._collecting or not self._done:
+            return
+        self._collecting = True
+        try:
+            self._loop.call_soon_threadsafe(self._collect)
+        except RuntimeError:  # the loop is closed: the worker has stopped without this handler
+            self._collect()
 
     def _collect(self) -> None:
+        self._collecting = False  # before looking: whoever ends from now on wakes the loop again
         while self._done:
             attempt = self._done.popleft()
-            self._threads.ended()
+            if attempt.handler is None or "db" not in attempt.handler.given:
+                self._threads.ended()
             self._take_end(attempt, attempt.happened)
+
+    def close(self) -> None:
+        """Let the threads end."""
+        self._threads.close()
+        self._writers.close()
 
     def _take_end(self, attempt: Attempt, happened: Happening | None) -> None:
         """Take the first end of an attempt; a later one is only told about. None: nothing is to be written."""

@@ -181,7 +181,7 @@ class Worker:
             self._aftermath = Aftermath(self._storage, self._membership, self._clock, self._bench.running)
         else:
             await self._give_up_the_seat()
-        self._threads.close()
+        self._runner.close()
         self._bridge.close()
         self._side_bridge.close()
         given_back, unwritten = self._ledger.given_back, self._bench.unwritten

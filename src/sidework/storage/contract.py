@@ -111,6 +111,10 @@ class JobTransaction(Protocol):
         """Whether something was written, or `begin()` was called, and the transaction is open."""
 
     @property
+    def waited_for(self) -> float:
+        """Seconds for which it waited for the write lock."""
+
+    @property
     def held_for(self) -> float:
         """Seconds for which the write lock was, or has been until now, held; 0 if it never began."""
 
@@ -137,6 +141,8 @@ class AsyncJobTransaction(Protocol):
     def connection(self) -> Any: ...
     @property
     def begun(self) -> bool: ...
+    @property
+    def waited_for(self) -> float: ...
     @property
     def held_for(self) -> float: ...
     async def begin(self) -> None: ...

@@ -67,6 +67,7 @@ class SqliteJobTransaction:
         self._undone: BaseException | None = None
         self._began_at = 0.0
         self._held_for = 0.0
+        self._waited_for = 0.0
 
     # ------------------------------------------------------------------ the contract
 
@@ -84,6 +85,11 @@ class SqliteJobTransaction:
     def used(self) -> bool:
         """Whether a connection is open underneath."""
         return self._underneath is not None
+
+    @property
+    def waited_for(self) -> float:
+        """Seconds for which it waited for the write lock."""
+        return self._waited_for
 
     @property
     def held_for(self) -> float:
@@ -235,7 +241,9 @@ class SqliteJobTransaction:
             raise self._lost()
 
     def _begin_to_write(self, connection: GuardedConnection) -> Hold:
+        arrived_at = self._clock.monotonic()
         hold = self._gate.hold(by_this_thread=self._one_thread)
+        self._waited_for += self._clock.monotonic() - arrived_at
         try:
             connection.begin(hold.left)
             hold.begun()
@@ -366,6 +374,11 @@ class SqliteAsyncJobTransaction:
     def begun(self) -> bool:
         """Whether the write transaction is open."""
         return self._transaction.begun
+
+    @property
+    def waited_for(self) -> float:
+        """Seconds for which it waited for the write lock."""
+        return self._transaction.waited_for
 
     @property
     def held_for(self) -> float:
