@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import subprocess
 import sys
@@ -65,6 +66,9 @@ class Supervisor:
         elif code < 0:
             complain(f"sidework: process {process.pid} was ended by signal {-code}; starting another")
             self._next_start = self._clock.monotonic() + REST_AFTER_A_DEATH
+        elif self._watched is not None and code != ExitCode.DONE:
+            complain("sidework: waiting for a file to change")  # somebody is at work on it
+            self._next_start = math.inf
         else:
             self._codes.append(code)
             self._count -= 1
@@ -83,6 +87,7 @@ class Supervisor:
         for process in self._running:
             process.wait()
         self._running.clear()
+        self._next_start = 0.0
         self._start(self._count)
 
     def _stop(self) -> None:
