@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
-
 from tests.faults import history
 from tests.faults.processes import fork, last_words, now
 from tests.faults.workload import Workload, claim_of
