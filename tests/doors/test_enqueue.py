@@ -71,7 +71,7 @@ def test_wait_has_an_end(shell: Shell, service: BackgroundService) -> None:
     ("payload", "said"),
     [
         ('{"name": }', "line 1, column 10"),
-        ('{\n"name": "a",\n}', "line 3, column 1"),
+        ('{\n"name": "a"\n"times": 2}', "line 3, column 1"),
         ('["ada"]', "JSON object"),
         ("@nowhere.json", "nowhere.json"),
         ('{"name": "a"', "not JSON"),

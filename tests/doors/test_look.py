@@ -89,7 +89,9 @@ def test_show_has_progress_and_log(shell: Shell, service: BackgroundService) -> 
     job = shell.json("show", job_id, *DATABASE)
     assert job["progress"] == {"done": 3.0, "total": 4.0, "message": "nearly"}
     assert [line["message"] for line in job["log"]] == ["counting"]
-    assert "counting" in shell.out("show", job_id, *DATABASE)
+    printed = shell.out("show", job_id, *DATABASE)
+    assert "3/4 nearly" in printed
+    assert "counting" in printed
 
 
 @pytest.mark.parametrize("format_", [[], ["--json"]])

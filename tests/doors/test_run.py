@@ -145,6 +145,21 @@ def test_reload_starts_again_when_a_file_changes(shell: Shell, service: Backgrou
     assert code == 0
 
 
+def test_reload_waits_while_the_file_is_broken(shell: Shell, service: BackgroundService) -> None:
+    shop = shell.folder / "shop.py"
+    with shell.running("run", APP, "--reload") as running:
+        running.hear("wake-up")
+        whole = shop.read_text()
+        shop.write_text("def (:\n")
+        running.hear("SyntaxError")
+        running.hear("waiting for a file to change")
+        shop.write_text(whole)
+        running.hear("wake-up")
+        running.process.terminate()
+        code, _ = running.end()
+    assert code == 0
+
+
 def test_no_queue_in_queues_is_refused(shell: Shell) -> None:
     ended = shell.run("run", APP, "--queues", " , ")
     assert ended.returncode == 2

@@ -10,7 +10,7 @@ from tests.engine.faulty import Faulty
 from tests.engine.rig import DEADLINE
 
 from sidework.clock import SystemClock
-from sidework.engine.events import JobEnded, WorkerJoined
+from sidework.engine.events import JobEnded, JobsRescued, WorkerJoined
 from sidework.engine.worker import LONGEST_WITHOUT_A_LOOK
 
 if TYPE_CHECKING:
@@ -24,9 +24,14 @@ class Bell:
         self.rung = asyncio.Event()
         self.waits = 0
         self.closed = False
+        self.death = False
 
     def changed(self) -> bool:
         return False
+
+    def died(self) -> bool:
+        died, self.death = self.death, False
+        return died
 
     async def wait(self, _timeout: float) -> bool:
         self.waits += 1
@@ -63,8 +68,25 @@ class Life:
         """Return when the worker has looked so many times."""
         async with asyncio.timeout(DEADLINE):
             while self.storage.calls.count("exchange") < count:
-                self.worker._looked.clear()
-                await self.worker._looked.wait()
+                await asyncio.wait_for(self.worker._ear._looked.wait(), DEADLINE)
+                await asyncio.sleep(0)
+
+
+async def test_a_death_that_was_heard_frees_its_jobs_at_once(rig: Rig, monkeypatch: pytest.MonkeyPatch):
+    for interval in ("keeper.PROBE_INTERVAL", "worker.LONGEST_WITHOUT_A_LOOK"):
+        monkeypatch.setattr(f"sidework.engine.{interval}", 60.0)
+    rig.handler("k")(lambda: None)
+    bell = Bell()
+    async with Life(rig, bell) as life:
+        await life.looks(1)
+        job_id = rig.add("k")
+        rig.sql("UPDATE background_service_jobs SET status = 'RUNNING', worker = 4711")
+        bell.death = True
+        bell.ring()
+        await rig.told(JobsRescued)
+        bell.ring()
+        await rig.told(JobEnded)
+    assert rig.status(job_id) == "COMPLETED"
 
 
 async def test_a_ring_makes_the_worker_look_at_once(rig: Rig, monkeypatch: pytest.MonkeyPatch):

@@ -14,7 +14,7 @@ from tests.engine.faulty import Faulty, failing
 from tests.engine.rig import DEADLINE
 
 from sidework.engine.events import JobsPruned, JobsRescued
-from sidework.engine.keeper import AFTER_TROUBLE, FEWEST_AT_ONCE, PROBE_INTERVAL, SWEEP_INTERVAL
+from sidework.engine.keeper import AFTER_TROUBLE, FEWEST_AT_ONCE, FORGET_INTERVAL, PROBE_INTERVAL, SWEEP_INTERVAL
 from sidework.errors import DatabaseBusy
 from sidework.model.job import JobStatus, RetentionRule
 
@@ -79,7 +79,7 @@ async def test_jobs_of_a_dead_worker_are_free_before_the_first_claim_and_its_sea
         await rig.finish(worker)
     assert [(rig.status(job_id), rig.job(job_id).crashes) for job_id in ids] == [("COMPLETED", 1)] * 3
     assert rig.of(JobsRescued)[0].job_ids == tuple(ids)
-    assert list(rig.path.parent.glob("*.lock")) == []
+    assert list(rig.path.parent.glob("*.worker-*")) == []
 
 
 async def test_a_death_is_seen_by_the_next_probe_and_a_living_workers_jobs_are_left_alone(rig: Rig, doomed):
@@ -98,6 +98,18 @@ async def test_a_death_is_seen_by_the_next_probe_and_a_living_workers_jobs_are_l
         await worker._keeper.step()
         await rig.finish(worker)
     assert rig.status(job_id) == "COMPLETED"
+
+
+async def test_a_worker_that_died_idle_is_forgotten_too(rig: Rig, doomed):
+    async with rig.working() as worker:
+        await worker._keeper.step()
+        doomed.append(Doomed(rig.path, 1))
+        doomed[0].kill()
+        await worker._keeper.step()
+        assert len(rig.storage.workers()) == 2
+        rig.clock.advance(FORGET_INTERVAL)
+        await worker._keeper.step()
+        assert len(rig.storage.workers()) == 1
 
 
 async def test_only_jobs_that_crashed_before_are_charged_when_one_is_among_the_dead(rig: Rig, doomed):

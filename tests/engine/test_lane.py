@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sidework.engine.lane import MOST_AHEAD, STALE_SECONDS, Lane
+from sidework.engine.lane import DESERTED_SECONDS, MOST_AHEAD, STALE_SECONDS, Lane
 from sidework.model.job import Claim, ClaimedJob
 
 
@@ -91,6 +91,16 @@ def test_jobs_that_cannot_be_started_for_long_are_handed_back_and_no_more_is_cla
     assert lane.take_stale(10.0 + STALE_SECONDS - 0.01) == []
     assert lane.take_stale(10.0 + STALE_SECONDS) == [job(2), job(3)]
     assert (lane.held, lane.worth_having) == (1, 0)
+
+
+def test_a_queue_where_nothing_happens_is_forgotten_after_a_while():
+    lane = Lane(2, 0.0)
+    lane.add([job(1)])
+    lane.next(5.0)
+    assert not lane.deserted(1000.0)
+    lane.end(1.0)
+    assert not lane.deserted(5.0 + DESERTED_SECONDS)
+    assert lane.deserted(5.1 + DESERTED_SECONDS)
 
 
 def test_a_job_that_is_dropped_is_not_started():

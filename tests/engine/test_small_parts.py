@@ -215,6 +215,14 @@ def test_a_listener_that_raises_harms_nobody(caplog: pytest.LogCaptureFixture):
     assert "a listener failed on WorkerJoined" in caplog.text
 
 
+def test_routine_is_not_even_made_where_only_a_log_without_debug_would_hear_it(caplog: pytest.LogCaptureFixture):
+    with caplog.at_level(logging.INFO, logger="sidework"):
+        assert not Announcer([log_event]).hears_routine
+        assert Announcer([log_event, print]).hears_routine
+    with caplog.at_level(logging.DEBUG, logger="sidework"):
+        assert Announcer([log_event]).hears_routine
+
+
 ABOUT_A_JOB: dict[str, Any] = {"job_id": 7, "key": "mail", "queue": "default", "attempt": 2}
 
 
@@ -227,6 +235,7 @@ ABOUT_A_JOB: dict[str, Any] = {"job_id": 7, "key": "mail", "queue": "default", "
         (OutcomeRefused(**ABOUT_A_JOB, reason="no", final=False), logging.ERROR, "it ends FAILED"),
         (OutcomeRefused(**ABOUT_A_JOB, reason="no", final=True), logging.CRITICAL, "it stays RUNNING"),
         (WorkerStopped(worker=1, given_back=2, stuck=()), logging.INFO, "2 jobs given back"),
+        (WorkerStopped(worker=1, given_back=0, stuck=(), unwritten=2), logging.ERROR, "2 jobs could not be written"),
         (WorkerStopped(worker=1, given_back=0, stuck=(7,)), logging.ERROR, "[7] cannot be stopped"),
         (DatabaseTrouble(doing="x", reason="locked", kept=3, again_in=0.1), logging.ERROR, "3 outcomes are kept"),
     ],

@@ -91,6 +91,22 @@ async def test_a_suspect_that_waited_long_runs_beside_what_still_runs_and_nothin
     assert stage.beside[suspect] <= {long, later}
 
 
+async def test_a_suspect_that_waited_long_runs_even_where_its_queue_has_no_room(rig: Rig):
+    stage = Stage(rig)
+    long = rig.add("k")
+    async with rig.working(concurrency=1) as worker:
+        await turns(rig, worker)
+        suspect = add_suspect(rig)
+        await turns(rig, worker)
+        rig.clock.advance(PATIENCE)
+        await turns(rig, worker)
+        assert stage.on == {long, suspect}
+        stage.let_go(long, suspect)
+        await rig.finish(worker)
+        assert not worker._suspicion.pending
+    assert rig.status(suspect) == "COMPLETED"
+
+
 async def test_suspects_run_one_after_the_other(rig: Rig):
     stage = Stage(rig)
     suspects = [add_suspect(rig) for _ in range(3)]

@@ -258,6 +258,34 @@ async def test_a_cancelled_handler_that_cleans_up_badly_is_cancelled_all_the_sam
     assert rig.status(job_id) == "CANCELLED"
 
 
+async def test_a_handler_that_cleans_up_is_not_interrupted_again_by_the_turns_that_repeat_the_request(rig: Rig):
+    cleaning, gate, cleaned = asyncio.Event(), asyncio.Event(), []
+
+    @rig.handler("k")
+    async def handle():
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cleaning.set()
+            await gate.wait()
+            cleaned.append(True)
+
+    job_id = rig.add("k")
+    async with rig.working() as worker:
+        await rig.turn(worker)
+        await asyncio.sleep(0)
+        rig.storage.cancel([job_id], now=rig.clock.now())
+        await rig.turn(worker)
+        await asyncio.wait_for(cleaning.wait(), DEADLINE)
+        for _ in range(3):
+            await rig.turn(worker)
+            await asyncio.sleep(0)
+        gate.set()
+        await rig.finish(worker)
+    assert cleaned == [True]
+    assert rig.status(job_id) == "CANCELLED"
+
+
 async def test_a_job_cancelled_before_its_first_step_is_never_called(rig: Rig):
     called = []
 

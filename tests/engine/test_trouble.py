@@ -9,7 +9,17 @@ import pytest
 from tests.engine.faulty import Faulty, failing
 from tests.engine.rig import DEADLINE
 
-from sidework.engine.events import DatabaseTrouble, OutcomeRefused, StraysGivenBack, WorkerExpelled
+from sidework.engine.context import JobContext
+from sidework.engine.events import (
+    DatabaseTrouble,
+    JobStarted,
+    OutcomeRefused,
+    StraysGivenBack,
+    WorkerExpelled,
+    WorkerStopped,
+)
+from sidework.engine.reporter import AFTER_TROUBLE
+from sidework.engine.worker import LAST_WAIT
 from sidework.errors import DatabaseBusy, DatabaseUnavailable, WorkerLost
 
 if TYPE_CHECKING:
@@ -92,10 +102,69 @@ async def test_a_report_that_cannot_be_written_is_written_later_and_once(rig: Ri
         for _ in range(4):
             await rig.turn(worker)
             await asyncio.sleep(0)
+            rig.clock.advance(AFTER_TROUBLE)
         assert [line.message for line in rig.storage.log(job_id)] == ["one line"]
         gate.set()
         await rig.finish(worker)
     assert [line.message for line in rig.storage.log(job_id)] == ["one line"]
+
+
+@pytest.mark.parametrize("call", ["report", "renew", "idle"])
+async def test_what_fails_again_and_again_beside_the_exchanges_is_not_tried_without_a_pause(rig: Rig, call):
+    gate = asyncio.Event()
+
+    @rig.handler("k")
+    async def handle(job: JobContext):
+        job.progress(1)
+        await gate.wait()
+
+    rig.add("k")
+    storage = Faulty(rig.storage)
+    storage.before[call] = failing(1000, DatabaseBusy("locked"))
+    async with rig.working(storage) as worker:
+        worker._until_idle = True
+        rig.clock.advance(10)
+        await rig.turn(worker)
+        if call == "idle":
+            gate.set()
+            while worker._bench.running or worker._bench.has_ended:
+                await rig.turn(worker)
+        pauses = []
+        for _ in range(5):
+            pauses.append(await rig.turn(worker))
+            await asyncio.sleep(0)
+        gate.set()
+        await rig.turn(worker)
+        storage.before.clear()
+    assert storage.calls.count(call) >= 1
+    assert min(pause for pause in pauses[1:] if pause is not None) >= 0.1
+
+
+async def test_a_worker_that_cannot_free_the_dead_does_not_keep_its_seat(rig: Rig):
+    storage = Faulty(rig.storage)
+    storage.before["lost"] = failing(1, DatabaseBusy("locked"))
+    with pytest.raises(DatabaseBusy):
+        await rig.worker(storage).run()
+    assert rig.storage.workers() == []
+
+
+async def test_outcomes_that_cannot_be_written_before_a_stop_are_told_and_their_jobs_run_again(rig: Rig):
+    rig.handler("k")(lambda: "done")
+    job_id = rig.add("k")
+    storage = Faulty(rig.storage)
+    worker = rig.worker(storage, grace=25.0)
+    started = asyncio.ensure_future(worker.run())
+    await rig.told(JobStarted)
+    storage.before["exchange"] = failing(10_000, DatabaseUnavailable("disk full"))
+    await rig.told(DatabaseTrouble)
+    worker.stop()
+    await rig.timer.was_set(25.0)
+    rig.timer.ring(25.0)
+    await rig.timer.was_set(LAST_WAIT)
+    rig.timer.ring(LAST_WAIT)
+    assert await started is False
+    assert rig.of(WorkerStopped)[0].unwritten == 1
+    assert [lost.job.id for lost in rig.storage.lost(limit=10)] == [job_id]
 
 
 async def test_a_worker_that_has_lost_its_seat_aborts_everything_and_says_so(rig: Rig):
@@ -158,12 +227,15 @@ async def test_renewal_ends_handlers_whose_jobs_are_held_by_somebody_else(rig: R
     assert rig.status(job_id) == "RUNNING"
 
 
-async def test_a_renewal_that_fails_is_tried_again(rig: Rig):
+async def test_a_renewal_that_fails_is_tried_again_soon(rig: Rig):
     storage = Faulty(rig.storage)
     storage.before["renew"] = failing(1, DatabaseBusy("locked"))
     async with rig.working(storage) as worker:
         rig.clock.advance(10)
         await rig.turn(worker)
+        await rig.turn(worker)
+        assert storage.calls.count("renew") == 1
+        rig.clock.advance(AFTER_TROUBLE)
         await rig.turn(worker)
         await rig.turn(worker)
     assert storage.calls.count("renew") == 2

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import sqlite3
 import threading
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
 import aiosqlite
@@ -140,10 +141,9 @@ def test_an_aiosqlite_connection_takes_the_job_with_it(service, path):
 def test_a_connection_to_another_database_is_refused(service, tmp_path):
     handler = register(service)
     service.migrate()
-    with pytest.raises(WrongDatabase):
-        handler.using(db=sqlite3.connect(tmp_path / "other.db")).enqueue(user_id="1")
-    with pytest.raises(WrongDatabase):
-        handler.using(db=sqlite3.connect(":memory:")).enqueue(user_id="1")
+    for other in (tmp_path / "other.db", ":memory:"):
+        with closing(sqlite3.connect(other)) as db, pytest.raises(WrongDatabase):
+            handler.using(db=db).enqueue(user_id="1")
 
 
 def test_an_unmigrated_database_says_so_at_once(service, path):

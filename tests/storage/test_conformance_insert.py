@@ -105,6 +105,7 @@ def test_a_unique_key_is_free_after_the_end(storage: Storage, hand: Hand, end: J
     (second,) = put(storage, job(unique_key="u"))
     assert second != first
     assert status(storage, second) is JobStatus.PENDING
+    assert put(storage, job(unique_key="u")) == [second]
 
 
 def test_a_unique_key_is_held_while_the_job_waits_to_be_tried_again(storage: Storage, hand: Hand) -> None:

@@ -97,6 +97,17 @@ def test_a_superseded_attempt_that_only_read_cannot_complete(storage: Storage, h
     assert (effects(hand), status(storage, job_id)) == ([], JobStatus.RUNNING)
 
 
+def test_an_attempt_that_loses_its_job_inside_its_own_transaction_leaves_nothing(storage: Storage, hand: Hand) -> None:
+    (job_id,) = put(storage)
+    held = hand.claim_one()
+    transaction = storage.transaction(held.claim)
+    transaction.connection.execute("INSERT INTO effects VALUES (1)")
+    transaction.connection.execute("UPDATE background_service_jobs SET claims = claims + 1")
+    assert not transaction.commit(ended(held), now=NOON)
+    transaction.close()
+    assert (effects(hand), status(storage, job_id)) == ([], JobStatus.RUNNING)
+
+
 def test_jobs_put_in_through_a_transaction_exist_if_and_only_if_it_commits(storage: Storage, hand: Hand) -> None:
     put(storage, job(priority=2), job(priority=1))
     first, second = hand.claim()

@@ -6,28 +6,24 @@ import random
 import sqlite3
 import subprocess
 import sys
-import threading
 import time
-from concurrent.futures import Future
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.storage.threads import LONG, in_thread, until
 
-from sidework.clock import FrozenClock, SystemClock
+from sidework.clock import FrozenClock
 from sidework.errors import DatabaseBusy, SideworkError
+from sidework.storage.sqlite import gate as gate_module
 from sidework.storage.sqlite.connect import connect, use_wal
 from sidework.storage.sqlite.gate import WriteGate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-T = TypeVar("T")
-
-LONG = 10.0
-"""Seconds after which a test gives up waiting for what should happen at once."""
+    from concurrent.futures import Future
 
 
 @pytest.fixture
@@ -65,29 +61,6 @@ def insert(value: object) -> Callable[[sqlite3.Connection], object]:
         return value
 
     return act
-
-
-def in_thread(act: Callable[[], T]) -> Future[T]:
-    """Run in a thread of its own; its answer is awaited with `result(LONG)`."""
-    future: Future[T] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(act())
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=run, daemon=True).start()
-    return future
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Look again until it holds."""
-    deadline = SystemClock().monotonic() + LONG
-    pause = threading.Event()
-    while not condition():
-        assert SystemClock().monotonic() < deadline, "it did not happen"
-        pause.wait(0.001)
 
 
 def tickets(gate: WriteGate) -> int:
@@ -368,17 +341,19 @@ def test_turns_that_come_just_as_time_runs_out_are_not_lost(path: str) -> None:
     assert turnstile.take_if_free(), "somebody was given a turn after leaving"
 
 
-def test_the_time_waited_at_the_gate_is_not_waited_again_for_other_processes(path: str) -> None:
+def test_the_time_waited_at_the_gate_is_not_waited_again_for_other_processes(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     gate = WriteGate(partial(connect, path), wait=5, path=path)
     clock = FrozenClock()
     gate._clock = clock  # type: ignore[assignment]
-    read: Callable[[sqlite3.Connection], Any] = lambda c: c.execute("PRAGMA busy_timeout").fetchone()[0]  # noqa: E731
-    assert gate.write(read) == 5000
+    waits: list[float] = []
+    monkeypatch.setattr(gate_module, "_begin_immediate", lambda _connection, seconds: waits.append(seconds) or False)
     with gate.hold():
-        (future,) = queue_up(gate, read)
+        (future,) = queue_up(gate, lambda _connection: None)
         clock.advance(3)
-    assert future.result(LONG) == 2000
-    assert gate.write(read) == 5000
+    future.exception(LONG)
+    assert waits[-1] == 2
     gate.close()
 
 

@@ -49,11 +49,9 @@ def has_a_place(line: WritersLine) -> bool:
     return line._held
 
 
-def meet_a_stranger(line: WritersLine, monkeypatch: pytest.MonkeyPatch) -> None:
+def meet_a_stranger(line: WritersLine) -> None:
     line.take(DEADLINE)
-    with monkeypatch.context() as patch:
-        patch.setattr(line_module, "MET_SOMEBODY", 0.0)
-        line.begun()
+    line.begun(met_somebody=True)
     line.give()
 
 
@@ -121,7 +119,7 @@ def test_among_ourselves_nobody_pauses(lines: tuple[WritersLine, WritersLine], s
     for _ in range(3):
         for line in lines:
             line.take(DEADLINE)
-            line.begun()
+            line.begun(met_somebody=False)
             line.give()
     assert slept == []
 
@@ -131,10 +129,10 @@ def test_once_a_stranger_was_met_all_leave_room(
 ) -> None:
     first, second = lines
     monkeypatch.setattr(line_module, "ROOM", 1e9)  # so long that it has not passed when the next one comes
-    meet_a_stranger(first, monkeypatch)
+    meet_a_stranger(first)
     second.take(DEADLINE)
     assert 0 < slept[0] <= MOST_ROOM
-    second.begun()
+    second.begun(met_somebody=False)
     second.give()
     first.take(DEADLINE)
     assert len(slept) == 2
@@ -142,15 +140,15 @@ def test_once_a_stranger_was_met_all_leave_room(
 
 
 def test_courtesy_ends_when_no_stranger_was_met_for_long(
-    lines: tuple[WritersLine, WritersLine], slept: list[float], monkeypatch: pytest.MonkeyPatch
+    lines: tuple[WritersLine, WritersLine], slept: list[float]
 ) -> None:
     first, second = lines
-    meet_a_stranger(first, monkeypatch)
+    meet_a_stranger(first)
     assert first._file is not None
     met_at, _ = line_module._times(first._file)
     os.pwrite(first._file.fileno(), line_module._TIMES.pack(met_at - COURTEOUS_FOR, 0.0), 0)
     second.take(DEADLINE)
-    second.begun()
+    second.begun(met_somebody=False)
     second.give()
     first.take(DEADLINE)
     assert slept == []
@@ -181,6 +179,6 @@ def test_the_file_is_shared_like_the_database_and_stays(lines: tuple[WritersLine
 def test_where_no_file_can_be_made_the_database_is_asked_at_once(tmp_path: Path) -> None:
     line = WritersLine(tmp_path / "missing" / "app.db")
     line.take(DEADLINE)
-    line.begun()
+    line.begun(met_somebody=False)
     line.give()
     assert not has_a_place(line)

@@ -174,7 +174,7 @@ bare.new(user=1)  # type: ignore
 bare.using(prio=1)  # type: ignore
 bare.using(priority="high")  # type: ignore
 bare.using(run_at="tomorrow")  # type: ignore
-bare.using(executor="loop")  # type: ignore
+bare.using(executor="process")  # type: ignore
 called.enqueue(1)  # type: ignore
 with_db.enqueue(invoice="x")  # type: ignore
 with_db.enqueue()  # type: ignore

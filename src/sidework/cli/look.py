@@ -66,7 +66,7 @@ def show(
         print_json({**answer, "log": lines})
         return
     error = answer.pop("last_error")
-    print_answer(answer, as_json=False)
+    print_answer({**answer, "progress": how_far(job) or None}, as_json=False)
     if error:
         say(f"last error\n{error}")
     for line in lines:
@@ -183,5 +183,5 @@ _HANDLER_COLUMNS: Mapping[str, Callable[[Any], object]] = {
     "priority": lambda handler: handler.options.priority,
     "max attempts": lambda handler: handler.options.max_attempts,
     "timeout": lambda handler: handler.options.timeout,
-    "runs in": lambda handler: "the loop" if handler.is_async else "a thread",
+    "runs in": lambda handler: handler.options.executor or ("loop" if handler.is_async else "thread"),
 }

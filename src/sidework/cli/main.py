@@ -6,6 +6,7 @@ import sys
 
 import typer
 
+from sidework.cli.bench.command import bench
 from sidework.cli.demo.command import demo
 from sidework.cli.doctor import doctor
 from sidework.cli.enqueue import enqueue
@@ -39,6 +40,7 @@ COMMANDS = (
     resume,
     migrate,
     doctor,
+    bench,
     version,
 )
 

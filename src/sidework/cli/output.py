@@ -94,19 +94,23 @@ def print_list(
         say(nothing)
 
 
-def print_rows(rows: Iterable[object], columns: Mapping[str, Callable[[Any], object]]) -> None:
-    """Print a table with a line for each row and a column for each function of a row."""
-    print_table(columns, ([column(row) for column in columns.values()] for row in rows))
+def print_rows(rows: Sequence[object], columns: Mapping[str, Callable[[Any], object]]) -> None:
+    """Print a table with a line for each row and a column for each function of a row; columns of "" are left out."""
+    table = {title: [column(row) for row in rows] for title, column in columns.items()}
+    filled = {title: values for title, values in table.items() if any(value != "" for value in values)}
+    print_table(filled, zip(*filled.values(), strict=True))
 
 
 def print_table(titles: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
-    """Print a table for people."""
+    """Print a table for people. Where the terminal is too narrow for it, the last column is folded."""
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in titles:
-        table.add_column(title)
+    *others, last = titles
+    for title in others:
+        table.add_column(title, no_wrap=True)
+    table.add_column(last, overflow="fold")
     for row in rows:
         table.add_row(*(Text(clean(in_words(value))) for value in row))
     console().print(table)

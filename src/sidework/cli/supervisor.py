@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import subprocess
 import sys
@@ -60,14 +61,19 @@ class Supervisor:
     def _judge(self, process: subprocess.Popen[bytes]) -> None:
         """Decide what follows from the end of a process."""
         code = process.returncode
-        if code >= 0 or self._stopping:
-            self._codes.append(code if code >= 0 else ExitCode.NO)
-            self._count -= not self._stopping
+        if self._stopping:
+            self._codes.append(_code_at_a_stop(code))
+        elif code < 0:
+            complain(f"sidework: process {process.pid} was ended by signal {-code}; starting another")
+            self._next_start = self._clock.monotonic() + REST_AFTER_A_DEATH
+        elif self._watched is not None and code != ExitCode.DONE:
+            complain("sidework: waiting for a file to change")  # somebody is at work on it
+            self._next_start = math.inf
+        else:
+            self._codes.append(code)
+            self._count -= 1
             if code in HOPELESS or not self._count:
                 self._stop()
-            return
-        complain(f"sidework: process {process.pid} was ended by signal {-code}; starting another")
-        self._next_start = self._clock.monotonic() + REST_AFTER_A_DEATH
 
     def _start(self, number: int) -> None:
         for _ in range(number):
@@ -81,6 +87,7 @@ class Supervisor:
         for process in self._running:
             process.wait()
         self._running.clear()
+        self._next_start = 0.0
         self._start(self._count)
 
     def _stop(self) -> None:
@@ -112,6 +119,13 @@ class Supervisor:
                 except FileNotFoundError:
                     continue  # gone between listing and looking: the next look sees it
         return found
+
+
+def _code_at_a_stop(code: int) -> int:
+    """Return what the end of a process means that was told to stop; negative: a signal ended it."""
+    if code == -signal.SIGTERM:
+        return ExitCode.DONE  # it was only just starting, and held nothing
+    return code if code >= 0 else ExitCode.NO
 
 
 def command_again(arguments: Sequence[str]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import Enum
 from typing import TYPE_CHECKING, Any
@@ -61,57 +61,56 @@ class Desk:
     announce: Announcer
     news: Callable[[Attempt], None]
     """Told, from any thread, that an attempt has something to report."""
+    door: threading.Lock = field(default_factory=threading.Lock)
+    """Held for a moment by who opens or forbids an attempt's transaction, or makes room for its lines."""
 
 
 class Attempt:
-    """One try of one job. Its fields belong to the event loop's thread, except where a method says otherwise."""
+    """One try of one job. Its fields belong to the event loop's thread, except where a method says otherwise.
 
-    __slots__ = (
-        "_desk", "_door", "_dropped_lines", "_has_news", "_lines", "_progress", "aborted", "alarm", "began",
-        "committing", "completed_elsewhere", "finishing", "handler", "happened", "in_block", "in_thread", "job",
-        "lock_seconds", "lost", "outcome", "over", "patience", "raised_after_end", "result", "seconds", "settled",
-        "started_at", "stop", "task", "timeout", "transaction",
-    )  # fmt: skip
+    Most fields keep their class's value in most attempts: making an attempt costs what is particular to it.
+    """
+
+    timeout: float | None = None
+    in_thread = False
+    task: asyncio.Task[None] | None = None
+    alarm: Alarm | None = None
+    patience: Alarm | None = None
+    seconds = 0.0
+    began = False
+    """The handler was called, or its task has come to its first step."""
+    stop: Stop | None = None
+    finishing = False
+    """The handler is done with, and what follows is ours and short: not to be interrupted."""
+    over = False
+    """Its end was taken; whatever still comes from the handler does not count."""
+    happened: Happening | None = None
+    outcome: Outcome | None = None
+    settled = False
+    """Its own transaction has written the outcome."""
+    completed_elsewhere = False
+    """`job.complete()` has written the outcome in the user's session; whether that commits is the user's affair."""
+    lost = False
+    raised_after_end: str | None = None
+    transaction: Any = None
+    """A JobTransaction or AsyncJobTransaction, as the handler is sync or async."""
+    in_block = False
+    committing = False
+    aborted = False
+    lock_seconds = 0.0
+    """The longest that a transaction of its held the write lock."""
+    result: object = None
+    _has_news = False
+    _progress: Progress | None = None
+    _lines: deque[LogLine] | None = None
+    _dropped_lines = 0
 
     def __init__(self, job: ClaimedJob, handler: JobHandler[..., Any] | None, desk: Desk) -> None:
         """Take the job as it was claimed and its handler (None: there is none here any more)."""
         self.job = job
         self.handler = handler
-        self.timeout: float | None = None
-        self.in_thread = False
-        self.task: asyncio.Task[None] | None = None
-        self.alarm: Alarm | None = None
-        self.patience: Alarm | None = None
         self.started_at = desk.clock.monotonic()
-        self.seconds = 0.0
-        self.began = False
-        """The handler's task has come to its first step."""
-        self.stop: Stop | None = None
-        self.finishing = False
-        """The handler is done with, and what follows is ours and short: not to be interrupted."""
-        self.over = False
-        """Its end was taken; whatever still comes from the handler does not count."""
-        self.happened: Happening | None = None
-        self.outcome: Outcome | None = None
-        self.settled = False
-        """Its own transaction has written the outcome."""
-        self.completed_elsewhere = False
-        """`job.complete()` has written the outcome in the user's session; whether that commits is the user's affair."""
-        self.lost = False
-        self.raised_after_end: str | None = None
-        self.transaction: Any = None  # JobTransaction or AsyncJobTransaction, as the handler is
-        self.in_block = False
-        self.committing = False
-        self.aborted = False
-        self.lock_seconds = 0.0
-        """The longest that a transaction of its held the write lock."""
-        self.result: object = None
         self._desk = desk
-        self._door = threading.Lock()
-        self._has_news = False
-        self._progress: Progress | None = None
-        self._lines: deque[LogLine] = deque(maxlen=MOST_LINES_AT_ONCE)
-        self._dropped_lines = 0
 
     @property
     def number(self) -> int:
@@ -122,6 +121,11 @@ class Attempt:
     def storage(self) -> Storage:
         """The storage that holds the job."""
         return self._desk.storage
+
+    def announce_routine(self, event: Callable[..., Event], **facts: object) -> None:
+        """Do as `announce`, for what happens to every job: not even made where nobody would hear it."""
+        if self._desk.announce.hears_routine:
+            self.announce(event, **facts)
 
     def announce(self, event: Callable[..., Event], **facts: object) -> None:
         """Tell the world an event about this attempt. On the loop only."""
@@ -192,7 +196,7 @@ class Attempt:
 
     def open_transaction(self) -> JobTransaction | AsyncJobTransaction:
         """Return its transaction, opened if need be. From the handler's thread. Raises JobLost once it is aborted."""
-        with self._door:
+        with self._desk.door:
             if self.aborted:
                 raise JobLost(
                     f"the attempt of job {self.job.id} is over: {self.stop.value if self.stop else 'aborted'}"
@@ -213,7 +217,7 @@ class Attempt:
 
     def close_door(self) -> JobTransaction | AsyncJobTransaction | None:
         """Let no transaction be opened any more; return the one that is open."""
-        with self._door:
+        with self._desk.door:
             self.aborted = True
             transaction: JobTransaction | AsyncJobTransaction | None = self.transaction
             return transaction
@@ -257,22 +261,27 @@ class Attempt:
 
     def set_progress(self, progress: Progress) -> None:
         """Keep the latest progress for the next report. From any thread."""
-        self._progress = progress
+        with self._desk.door:
+            self._progress = progress
         self._tell()
 
     def add_line(self, message: str) -> None:
         """Keep a log line for the next report. From any thread."""
-        if len(self._lines) == MOST_LINES_AT_ONCE:
-            self._dropped_lines += 1
-        self._lines.append(LogLine(at=self.now(), message=message))
+        with self._desk.door:
+            if self._lines is None:
+                self._lines = deque(maxlen=MOST_LINES_AT_ONCE)
+            if len(self._lines) == MOST_LINES_AT_ONCE:
+                self._dropped_lines += 1
+            self._lines.append(LogLine(at=self.now(), message=message))
         self._tell()
 
     def take_report(self) -> Report | None:
         """Return what there is to report since the last time, or None."""
         self._has_news = False
-        progress, self._progress = self._progress, None
-        lines = [self._lines.popleft() for _ in range(len(self._lines))]
-        dropped, self._dropped_lines = self._dropped_lines, 0
+        with self._desk.door:
+            progress, self._progress = self._progress, None
+            lines, self._lines = list(self._lines or ()), None
+            dropped, self._dropped_lines = self._dropped_lines, 0
         if dropped:
             lines.insert(0, LogLine(at=lines[0].at, message=f"({dropped} lines before this one were dropped)"))
         if progress is None and not lines:

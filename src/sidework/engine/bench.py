@@ -12,9 +12,6 @@ if TYPE_CHECKING:
     from sidework.engine.attempt import Attempt
     from sidework.model.job import Claim, ClaimedJob
 
-BATCH_FROM = 100
-"""From so many jobs claimed ahead on, ends gather until half are used up; below, each end is written at once."""
-
 
 class Bench:
     """What a worker holds, by queue. Belongs to the event loop's thread."""
@@ -39,23 +36,30 @@ class Bench:
         for queue, its_jobs in by_queue.items():
             self._lane(queue).add(its_jobs)
 
+    def add_running(self, job: ClaimedJob) -> None:
+        """Count a job as running although its queue may have no room for it."""
+        self._lane(job.queue).running += 1
+
     def startable(self, queue: str) -> Iterator[ClaimedJob]:
         """Yield the jobs of a queue that can be started now, each counted as running from then on."""
-        lane = self._lane(queue)
-        while (job := lane.next(self._monotonic())) is not None:
+        lane, now = self._lane(queue), self._monotonic()
+        while (job := lane.next(now)) is not None:
             yield job
 
     def end(self, attempt: Attempt) -> None:
         """Note that an attempt is over."""
         if self.running.pop(attempt.job.claim, None) is not None:
-            self._lane(attempt.job.queue).end(attempt.seconds)
+            self._lanes[attempt.job.queue].end(attempt.seconds)
         if attempt.outcome is not None and not attempt.settled:
             self._ended.append(attempt)
 
     def take_ended(self) -> list[Attempt]:
         """Return the attempts whose outcomes are to be written, and keep none."""
-        for lane in self._lanes.values():
-            lane.measure(self._monotonic())
+        now = self._monotonic()
+        for queue, lane in list(self._lanes.items()):
+            lane.measure(now)
+            if lane.deserted(now):
+                del self._lanes[queue]
         ended, self._ended = self._ended, []
         return ended
 
@@ -94,11 +98,14 @@ class Bench:
         return bool(self._ended)
 
     @property
+    def unwritten(self) -> int:
+        """How many outcomes are to be written."""
+        return len(self._ended)
+
+    @property
     def plentiful(self) -> bool:
         """Whether so many fast jobs are at hand that writing what ended can wait for more of it."""
-        return any(
-            lane.worth_having >= BATCH_FROM and 2 * len(lane.ready) > lane.worth_having for lane in self._lanes.values()
-        )
+        return any(lane.plentiful for lane in self._lanes.values())
 
     @property
     def has_ready(self) -> bool:
@@ -107,8 +114,8 @@ class Bench:
 
     @property
     def rooms(self) -> dict[str, int]:
-        """Queue -> how many more could be started at once."""
-        return {queue: lane.room for queue, lane in self._lanes.items()}
+        """Queue -> how many more could be started at once, where that is less than the concurrency."""
+        return {queue: lane.room for queue, lane in self._lanes.items() if lane.held}
 
     @property
     def ahead(self) -> dict[str, int]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+import threading
+from functools import partial
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -14,21 +16,80 @@ T = TypeVar("T")
 
 
 class Bridge:
-    """A few threads of its own that make blocking calls, one after the other or (threads > 1) side by side."""
+    """A few threads of its own that make blocking calls, one after the other or (threads > 1) side by side.
+
+    Not an executor of the standard library: of its futures the way back to the loop takes twice as long, and a call
+    that waits in the queue is dropped when its caller is cancelled.
+    """
 
     def __init__(self, name: str, *, threads: int = 1) -> None:
         """Name the threads; none is started before the first call."""
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix=name)
+        self._name = name
+        self._threads = threads
+        self._started = 0
+        self._calls: SimpleQueue[Call | None] = SimpleQueue()
 
     async def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call in a thread and return what it returns.
 
-        A call once begun is carried through even if the caller is cancelled: its effect in the database would be
-        there all the same, only nobody would know of it.
+        The call is carried through even if the caller is cancelled: its effect in the database would be there all the
+        same, only nobody would know of it.
         """
-        call = self._threads.submit(function, *args, **kwargs)
-        return await asyncio.shield(asyncio.wrap_future(call))
+        if self._started < self._threads:
+            self._add_thread()
+        call = Call(partial(function, *args, **kwargs))
+        self._calls.put(call)
+        answer: T = await call.answer
+        return answer
 
     def close(self) -> None:
         """Let the threads go; calls under way come to their end."""
-        self._threads.shutdown(wait=False)
+        for _ in range(self._started):
+            self._calls.put(None)
+        self._started = 0
+
+    def _add_thread(self) -> None:
+        self._started += 1
+        name = f"{self._name}-{self._started}"
+        threading.Thread(target=_serve, args=(self._calls,), name=name, daemon=True).start()
+
+
+class Call:
+    """One call, and its answer for whoever awaits it."""
+
+    __slots__ = ("_function", "_loop", "answer")
+
+    def __init__(self, function: Callable[[], Any]) -> None:
+        """Take what is to be called."""
+        self._function = function
+        self._loop = asyncio.get_running_loop()
+        self.answer: asyncio.Future[Any] = self._loop.create_future()
+
+    def make(self) -> None:
+        """Make the call and send the answer back to the loop."""
+        try:
+            result = self._function()
+        except BaseException as error:  # noqa: BLE001 - it is raised where the call is awaited
+            self._send(self._raise, error)
+        else:
+            self._send(self._return, result)
+
+    def _send(self, deliver: Callable[[Any], None], answer: object) -> None:
+        try:
+            self._loop.call_soon_threadsafe(deliver, answer)
+        except RuntimeError:  # the loop is closed, and so nobody waits
+            return
+
+    def _return(self, result: object) -> None:
+        if not self.answer.done():
+            self.answer.set_result(result)
+
+    def _raise(self, error: BaseException) -> None:
+        if not self.answer.done():
+            self.answer.set_exception(error)
+
+
+def _serve(calls: SimpleQueue[Call | None]) -> None:
+    while (call := calls.get()) is not None:
+        call.make()
+        del call  # an idle thread must not keep the last answer alive

@@ -78,7 +78,9 @@ class JobContext:
             if number is not None and not math.isfinite(number):
                 raise ValueError(f"progress takes finite numbers, not {number!r}")
         said = None if message is None else clean_text(str(message), MAX_MESSAGE_BYTES)
-        self._attempt.set_progress(Progress(done=done, total=total, message=said))
+        self._attempt.set_progress(
+            Progress(done=float(done), total=None if total is None else float(total), message=said)
+        )
 
     def log(self, message: str) -> None:
         """Leave a line with the job. Never blocks; of over 1,000 lines in a quarter of a second the last are kept."""

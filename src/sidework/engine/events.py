@@ -160,22 +160,27 @@ class WorkerStopping(Event, frozen=True, kw_only=True):
 
 
 class WorkerStopped(Event, frozen=True, kw_only=True):
-    """A worker is done. `stuck`: jobs whose handlers could not be stopped; they are free when the process is gone."""
+    """A worker is done."""
 
     worker: int
     given_back: int
     stuck: tuple[int, ...]
+    """Jobs whose handlers could not be stopped; they are free when those have ended or the process is gone."""
+    unwritten: int = 0
+    """Outcomes that the database could not take in time; their jobs run again."""
 
     @property
     def level(self) -> int:
         """Worth a look if something is stuck."""
-        return logging.ERROR if self.stuck else logging.INFO
+        return logging.ERROR if self.stuck or self.unwritten else logging.INFO
 
     def __str__(self) -> str:
-        told = f"worker {self.worker} stopped, {self.given_back} jobs given back"
-        if not self.stuck:
-            return told
-        return f"{told}; jobs {list(self.stuck)} cannot be stopped and are free when this process is gone"
+        told = [f"worker {self.worker} stopped, {self.given_back} jobs given back"]
+        if self.stuck:
+            told.append(f"jobs {list(self.stuck)} cannot be stopped and are free when this process is gone")
+        if self.unwritten:
+            told.append(f"the ends of {self.unwritten} jobs could not be written, and they run again")
+        return "; ".join(told)
 
 
 class WorkerExpelled(Event, frozen=True, kw_only=True):
@@ -246,11 +251,17 @@ def log_event(event: Event) -> None:
 class Announcer:
     """Passes events on to the listeners; a listener that raises harms nobody."""
 
-    __slots__ = ("_listeners",)
+    __slots__ = ("_listeners", "_only_logs")
 
     def __init__(self, listeners: Iterable[Listener]) -> None:
         """Take the listeners, called in this order."""
         self._listeners = tuple(listeners)
+        self._only_logs = all(listener is log_event for listener in self._listeners)
+
+    @property
+    def hears_routine(self) -> bool:
+        """Whether anybody would hear of what happens to every job: it is told at the level DEBUG."""
+        return not self._only_logs or logger.isEnabledFor(logging.DEBUG)
 
     def __call__(self, event: Event) -> None:
         """Tell every listener."""

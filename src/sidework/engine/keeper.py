@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 PROBE_INTERVAL = 0.25
 """Seconds between two looks for dead workers."""
+FORGET_INTERVAL = 10.0
+"""Seconds between two looks for dead workers that left nothing behind but their row."""
 LOST_AT_ONCE = 1000
 SWEEP_INTERVAL = 600.0
 """Seconds from the end of one sweep through the ended jobs to the beginning of the next."""
@@ -39,7 +41,7 @@ NOTHING = Want(keys=frozenset())
 class Keeper:
     """Looks after what no worker holds any more. Driven by `step()`."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - a keeper is made in one place, of all that can be set
         self,
         storage: Storage,
         worker: int,
@@ -50,8 +52,13 @@ class Keeper:
         bridge: Bridge,
         announce: Announcer,
         retention: Sequence[RetentionRule],
+        rescued: Callable[[], object],
     ) -> None:
-        """worker: under whose seat it writes. retention: what may be deleted, and when."""
+        """Look at nothing yet.
+
+        worker: under whose seat it writes. retention: what may be deleted, and when. rescued: called on the loop when
+        jobs are free again.
+        """
         self._storage = storage
         self._worker = worker
         self._handlers = handlers
@@ -60,16 +67,21 @@ class Keeper:
         self._bridge = bridge
         self._announce = announce
         self._retention = retention
-        self._probe_at = clock.monotonic()
+        self._rescued = rescued
+        self._probe_at = self._forget_at = clock.monotonic()
         self._sweep_at = clock.monotonic() if retention else math.inf
         self._swept_to = 0
         self._at_once = 500
 
     async def recover(self) -> None:
         """Free every job of a dead worker, then forget those workers. Claims begin after this and not before."""
-        while await self._bridge.call(self._rescue):
+        while await self._rescue():
             pass
         await self._bridge.call(self._storage.forget_dead_workers)
+
+    def look_for_the_dead_now(self) -> None:
+        """Let the next step look for dead workers: somebody has heard one die."""
+        self._probe_at = self._clock.monotonic()
 
     async def step(self) -> float:
         """Do what is due; return the seconds until something will be."""
@@ -80,29 +92,35 @@ class Keeper:
         except Exception as error:  # noqa: BLE001 - whatever it is, the next look may go better
             logger.warning("housekeeping failed, trying again in %g s: %s", AFTER_TROUBLE, error)
             return AFTER_TROUBLE
-        return max(min(self._probe_at, self._sweep_at) - self._clock.monotonic(), 0.0)
+        return max(min(self._probe_at, self._forget_at, self._sweep_at) - self._clock.monotonic(), 0.0)
 
     async def _do_what_is_due(self) -> None:
-        if self._clock.monotonic() >= self._probe_at:
-            if await self._bridge.call(self._rescue):
-                await self.recover()
-            self._probe_at = self._clock.monotonic() + PROBE_INTERVAL
-        if self._clock.monotonic() >= self._sweep_at:
+        now = self._clock.monotonic()
+        if now >= self._probe_at:
+            self._probe_at = now + PROBE_INTERVAL  # first: who hears a death meanwhile asks for one more look
+            while await self._rescue():
+                self._forget_at = now
+        if now >= self._forget_at:
+            await self._bridge.call(self._storage.forget_dead_workers)
+            self._forget_at = now + FORGET_INTERVAL
+        if now >= self._sweep_at:
             await self._prune()
 
     # ------------------------------------------------------------------------------------------------- lost jobs
 
-    def _rescue(self) -> int:
-        """Free some jobs of dead workers; return how many there were. Blocks."""
-        lost = self._storage.lost(limit=LOST_AT_ONCE)
+    async def _rescue(self) -> bool:
+        """Free some jobs of dead workers; return whether there were any."""
+        lost = await self._bridge.call(self._storage.lost, limit=LOST_AT_ONCE)
         if not lost:
-            return 0
+            return False
         outcomes = [outcome for jobs in _by_worker(lost) for outcome in self._after_death(jobs)]
-        turn = self._storage.exchange(self._worker, outcomes, NOTHING, now=self._clock.now())
-        freed = [o.claim for o in outcomes if o.claim not in turn.refused and o.claim not in turn.failed]
-        if freed:
-            self._announce(JobsRescued(job_ids=tuple(claim.job_id for claim in freed)))
-        return len(freed)
+        now = self._clock.now()
+        turn = await self._bridge.call(self._storage.exchange, self._worker, outcomes, NOTHING, now=now)
+        freed = [o.claim.job_id for o in outcomes if o.claim not in turn.refused and o.claim not in turn.failed]
+        if freed:  # else another worker's keeper was faster
+            self._announce(JobsRescued(job_ids=tuple(freed)))
+            self._rescued()
+        return bool(freed)
 
     def _after_death(self, jobs: Sequence[LostJob]) -> list[Outcome]:
         suspected = blame([lost.job.crashes > 0 for lost in jobs])

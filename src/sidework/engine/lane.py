@@ -13,8 +13,11 @@ if TYPE_CHECKING:
 AHEAD_SECONDS = 0.05
 """Jobs are claimed ahead for as long as this, so that a fast handler does not wait for each commit."""
 MOST_AHEAD = 1000
+BATCH_FROM = 100
+"""From so many jobs claimed ahead on, ends gather until half are used up; below, each end is written at once."""
 STALE_SECONDS = 0.5
 """Jobs claimed ahead that could not be started for so long are given back: the estimate was wrong."""
+DESERTED_SECONDS = 60.0
 WEIGHT = 0.3
 """Of the newest measurement in a moving average."""
 
@@ -22,7 +25,10 @@ WEIGHT = 0.3
 class Lane:
     """The running and the ready jobs of one queue."""
 
-    __slots__ = ("_ended", "_measured_at", "_per_second", "_seconds", "concurrency", "moved_at", "ready", "running")
+    __slots__ = (
+        "_ended", "_measured_at", "_per_second", "_seconds", "concurrency", "moved_at", "ready", "running",
+        "worth_having",
+    )  # fmt: skip
 
     def __init__(self, concurrency: int, monotonic: float) -> None:
         """concurrency: how many of this queue may run at once. monotonic: the time now."""
@@ -31,6 +37,8 @@ class Lane:
         self.ready: deque[ClaimedJob] = deque()
         self.moved_at = monotonic
         """When a job was last started."""
+        self.worth_having = 0
+        """How many jobs beyond those that run could be started within AHEAD_SECONDS; see `measure`."""
         self._ended = 0
         self._measured_at = monotonic
         self._seconds = 0.0
@@ -52,17 +60,13 @@ class Lane:
         return max(self.worth_having - max(self.held - self.concurrency, 0), 0)
 
     @property
-    def worth_having(self) -> int:
-        """How many jobs beyond those that run could be started within AHEAD_SECONDS.
+    def plentiful(self) -> bool:
+        """Whether so many fast jobs are at hand that writing what ended can wait for more of it."""
+        return self.worth_having >= BATCH_FROM and 2 * len(self.ready) > self.worth_having
 
-        Two bounds, and the lower one holds: what ended per second, and what an attempt's duration allows. The first
-        knows that handlers which never wait run one after the other; the second is not deceived when several long
-        jobs happen to end together.
-        """
-        by_rate = self._per_second * AHEAD_SECONDS
-        if self._seconds > 0:
-            by_rate = min(by_rate, self.concurrency * AHEAD_SECONDS / self._seconds)
-        return min(int(by_rate), MOST_AHEAD)
+    def deserted(self, monotonic: float) -> bool:
+        """Whether nothing has been here for so long that it can be forgotten."""
+        return not self.held and monotonic - self.moved_at > DESERTED_SECONDS
 
     def add(self, jobs: Sequence[ClaimedJob]) -> None:
         """Take claimed jobs in; the order stays: higher priority first, then older."""
@@ -86,18 +90,29 @@ class Lane:
         self._seconds += WEIGHT * (seconds - self._seconds)
 
     def measure(self, monotonic: float) -> None:
-        """Take the ends since the last measurement into the rate."""
+        """Take the ends since the last measurement into the estimate of what is worth having.
+
+        Two bounds, and the lower one holds: what ended per second, and what an attempt's duration allows. The first
+        knows that handlers which never wait run one after the other; the second is not deceived when several long
+        jobs happen to end together.
+        """
         elapsed = monotonic - self._measured_at
-        if self._ended and elapsed > 0:
-            self._per_second += WEIGHT * (self._ended / elapsed - self._per_second)
-            self._ended = 0
-            self._measured_at = monotonic
+        if not self._ended or elapsed <= 0:
+            return
+        self._per_second += WEIGHT * (self._ended / elapsed - self._per_second)
+        self._ended = 0
+        self._measured_at = monotonic
+        worth_having = self._per_second * AHEAD_SECONDS
+        if self._seconds > 0:
+            worth_having = min(worth_having, self.concurrency * AHEAD_SECONDS / self._seconds)
+        self.worth_having = min(int(worth_having), MOST_AHEAD)
 
     def take_stale(self, monotonic: float) -> list[ClaimedJob]:
         """Return the ready jobs if none could be started for too long, and claim no more ahead for now."""
         if not self.ready or monotonic - self.moved_at < STALE_SECONDS:
             return []
         self._per_second = 0.0
+        self.worth_having = 0
         return self.take_ready()
 
     def drop(self, claim: Claim) -> None:

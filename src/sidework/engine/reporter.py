@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 INTERVAL = 0.25
 """Seconds between two reports of a job that goes on."""
+AFTER_TROUBLE = 1.0
+"""Seconds before reports that could not be sent are tried again."""
+MOST_UNSENT = 1000
 
 
 class Reporter:
@@ -33,15 +36,17 @@ class Reporter:
 
     def due_in(self, monotonic: float) -> float | None:
         """Return in how many seconds there will be something to send, or None."""
-        if self._unsent or any(attempt.over for attempt in self._noted):
+        if not self._noted and not self._unsent:
+            return None
+        if not self._unsent and any(attempt.over for attempt in self._noted):
             return 0.0
-        return max(self._next_at - monotonic, 0.0) if self._noted else None
+        return max(self._next_at - monotonic, 0.0)
 
     def take(self, monotonic: float) -> Sequence[Report]:
         """Return what is to be sent now: everything if it is time, else the last words of attempts that are over."""
-        if not self._noted and not self._unsent:
-            return ()
         all_of_them = monotonic >= self._next_at
+        if (not self._noted and not self._unsent) or (self._unsent and not all_of_them):
+            return ()
         if all_of_them:
             self._next_at = monotonic + INTERVAL
         taken, self._unsent = self._unsent, []
@@ -53,6 +58,7 @@ class Reporter:
                 taken.append(report)
         return taken
 
-    def give_back(self, reports: Sequence[Report]) -> None:
-        """Take reports back that could not be sent."""
-        self._unsent = [*reports, *self._unsent]
+    def give_back(self, reports: Sequence[Report], monotonic: float) -> None:
+        """Take reports back that could not be sent; until they can be, only the newest are kept."""
+        self._unsent = list(reports)[-MOST_UNSENT:]
+        self._next_at = monotonic + AFTER_TROUBLE

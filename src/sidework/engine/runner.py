@@ -18,11 +18,12 @@ from sidework.engine.events import (
     RaisedAfterEnd,
     logger,
 )
+from sidework.engine.writers import Writers
 from sidework.errors import Discard, InvalidPayload, UnknownJobKey
 from sidework.model.payload import error_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from sidework.engine.bridge import Bridge
     from sidework.engine.executors import Threads
@@ -60,7 +61,9 @@ class Runner:
         self._tell_ended = ended
         self._loop = asyncio.get_running_loop()
         self._blank = contextvars.copy_context()  # handlers start from here, and never see each other's variables
+        self._writers = Writers(self._loop, desk.clock.monotonic, self._wake_to_collect)
         self._done: deque[Attempt] = deque()
+        self._collecting = False
         self._abandoning: set[asyncio.Task[None]] = set()
 
     # ------------------------------------------------------------------------------------------------ beginning
@@ -69,12 +72,15 @@ class Runner:
         """Begin one attempt of a job and return at once."""
         handler = self._handlers.get(job.key)
         attempt = Attempt(job, handler, self._desk)
-        attempt.announce(JobStarted)
+        attempt.announce_routine(JobStarted)
         if handler is None or handler.runs_on_loop(job):
             attempt.task = self._loop.create_task(self._run_on_loop(attempt), context=self._blank.copy())
         else:
             attempt.in_thread = attempt.began = True
-            self._threads.start(partial(self._blank.copy().run, self._run_in_thread, attempt))
+            if "db" in handler.given:
+                self._writers.start(partial(self._blank.copy().run, self._write_in_thread, attempt))
+            else:
+                self._threads.start(partial(self._blank.copy().run, self._run_in_thread, attempt))
         if handler is not None and (timeout := handler.timeout_of(job)) is not None:
             attempt.timeout = timeout
             attempt.alarm = self._timer.call_later(timeout, self.stop, attempt, Stop.TIMEOUT)
@@ -89,7 +95,15 @@ class Runner:
         current_job.set(JobContext(attempt))
         try:
             if attempt.stop is None:
-                happened = await self._call_on_loop(attempt)
+                handler = _handler_of(attempt)
+                value = _function_of(handler)(**self._arguments(attempt, handler))
+                if handler.is_async:
+                    value = await value
+                attempt.finishing = True
+                if attempt.transaction is None or not handler.is_async:
+                    happened = _conclude(attempt, value)
+                else:
+                    happened = await _conclude_async(attempt, value)
             else:
                 happened = attempt.stopped()
         except GeneratorExit:  # the loop is gone; nothing can be awaited or told any more
@@ -100,16 +114,25 @@ class Runner:
             happened = _what_it_means(attempt, error)
         self._take_end(attempt, happened)
 
-    async def _call_on_loop(self, attempt: Attempt) -> Happening | None:
-        handler = _handler_of(attempt)
-        value = _function_of(handler)(**self._arguments(attempt, handler))
-        if handler.is_async:
-            value = await value
-        attempt.finishing = True
-        return await _conclude_async(attempt, value) if handler.is_async else _conclude(attempt, value)
-
     def _run_in_thread(self, attempt: Attempt) -> None:
+        self._call_in_thread(attempt)
+        self._done.append(attempt)
+        self._wake_to_collect()
+
+    def _write_in_thread(self, attempt: Attempt) -> None:
+        began_at = attempt.monotonic()
+        self._call_in_thread(attempt)
+        if (transaction := attempt.transaction) is not None:
+            locked = transaction.held_for
+            worked = attempt.monotonic() - began_at - transaction.waited_for
+            self._writers.measured(outside=max(worked - locked, 0.0), locked=locked)
+        self._done.append(attempt)
+
+    def _call_in_thread(self, attempt: Attempt) -> None:
         current_job.set(JobContext(attempt))
+        if attempt.stop is not None:  # it was ended while it waited for its thread
+            attempt.happened = attempt.stopped()
+            return
         try:
             handler = _handler_of(attempt)
             value = _function_of(handler)(**self._arguments(attempt, handler))
@@ -119,7 +142,6 @@ class Runner:
             attempt.finishing = True
             _roll_back(attempt)
             attempt.happened = _what_it_means(attempt, error)
-        self._post(attempt)
 
     def _arguments(self, attempt: Attempt, handler: JobHandler[..., Any]) -> dict[str, Any]:
         """Return what the function is called with. Raises InvalidPayload, or Discard where no later try could help."""
@@ -157,7 +179,8 @@ class Runner:
             self._begin_to_abandon(attempt)
 
     def _cancel(self, attempt: Attempt, why: Stop, *, first_time: bool) -> None:
-        if attempt.task is not None and attempt.began and (first_time or why is not Stop.GIVE_BACK):
+        # A request is repeated with every turn, and a stop may follow it: neither interrupts the cleaning up again.
+        if attempt.task is not None and attempt.began and (first_time or why in (Stop.TIMEOUT, Stop.LOST)):
             attempt.task.cancel()
         if why in (Stop.TIMEOUT, Stop.LOST) and attempt.patience is None:
             attempt.patience = self._timer.call_later(CLEANUP_SECONDS, self._begin_to_abandon, attempt)
@@ -167,9 +190,11 @@ class Runner:
         self._abandoning.add(task)
         task.add_done_callback(self._abandoning.discard)
 
-    async def wait_for_aborts(self) -> None:
-        """Return when every abort that was begun is done."""
-        await asyncio.gather(*self._abandoning, return_exceptions=True)
+    async def wait_for_ends(self, attempts: Iterable[Attempt], seconds: float) -> None:
+        """Return when every abort that was begun is done and the tasks of these attempts have ended; wait no longer."""
+        tasks = [attempt.task for attempt in attempts if attempt.task is not None]
+        if waiting := [*tasks, *self._abandoning]:
+            await asyncio.wait(waiting, timeout=seconds)
 
     async def _abandon(self, attempt: Attempt) -> None:
         """Free what the handler holds of the database, and only then say that its attempt is over."""
@@ -185,20 +210,28 @@ class Runner:
 
     # --------------------------------------------------------------------------------------------------- ending
 
-    def _post(self, attempt: Attempt) -> None:
-        """Hand the end of a handler over to the loop; from its thread."""
-        self._done.append(attempt)
-        if len(self._done) == 1:
-            try:
-                self._loop.call_soon_threadsafe(self._collect)
-            except RuntimeError:  # the loop is closed: the worker has stopped without this handler
-                self._collect()
+    def _wake_to_collect(self) -> None:
+        """Let the loop collect the handlers that have ended in threads. From any thread."""
+        if self._collecting or not self._done:
+            return
+        self._collecting = True
+        try:
+            self._loop.call_soon_threadsafe(self._collect)
+        except RuntimeError:  # the loop is closed: the worker has stopped without this handler
+            self._collect()
 
     def _collect(self) -> None:
+        self._collecting = False  # before looking: whoever ends from now on wakes the loop again
         while self._done:
             attempt = self._done.popleft()
-            self._threads.ended()
+            if attempt.handler is None or "db" not in attempt.handler.given:
+                self._threads.ended()
             self._take_end(attempt, attempt.happened)
+
+    def close(self) -> None:
+        """Let the threads end."""
+        self._threads.close()
+        self._writers.close()
 
     def _take_end(self, attempt: Attempt, happened: Happening | None) -> None:
         """Take the first end of an attempt; a later one is only told about. None: nothing is to be written."""
@@ -208,14 +241,16 @@ class Runner:
             return
         attempt.over = True
         attempt.seconds = seconds
-        for alarm in (attempt.alarm, attempt.patience):
-            if alarm is not None:
-                alarm.cancel()
+        if attempt.alarm is not None:
+            attempt.alarm.cancel()
+        if attempt.patience is not None:
+            attempt.patience.cancel()
         if attempt.stop is Stop.LOST:
             attempt.lost = True
         elif happened is not None and not attempt.lost:
             attempt.outcome = _decide(attempt, happened)
-        _tell_peculiarities(attempt)
+        if attempt.transaction is not None or attempt.lock_seconds or attempt.raised_after_end:
+            _tell_peculiarities(attempt)
         self._tell_ended(attempt)
 
 

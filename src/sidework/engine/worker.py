@@ -15,12 +15,11 @@ from sidework.engine.aftermath import Aftermath
 from sidework.engine.attempt import Attempt, Desk, Stop
 from sidework.engine.bench import Bench
 from sidework.engine.bridge import Bridge
+from sidework.engine.ear import Ear
 from sidework.engine.events import (
     Announcer,
     ClaimLost,
     DatabaseTrouble,
-    JobEnded,
-    OutcomeRefused,
     StraysGivenBack,
     WorkerExpelled,
     WorkerJoined,
@@ -31,13 +30,14 @@ from sidework.engine.events import (
 )
 from sidework.engine.executors import Threads
 from sidework.engine.keeper import Keeper
+from sidework.engine.ledger import Ledger
 from sidework.engine.loop import Loop
 from sidework.engine.reporter import Reporter
 from sidework.engine.runner import Runner
 from sidework.engine.suspicion import Suspicion
 from sidework.engine.timer import LoopTimer
 from sidework.errors import WorkerLost
-from sidework.model.job import JobStatus, NewWorker
+from sidework.model.job import NewWorker
 from sidework.storage.contract import Turn, Want
 
 if TYPE_CHECKING:
@@ -45,10 +45,10 @@ if TYPE_CHECKING:
 
     from sidework.clock import Clock
     from sidework.engine.events import Listener
-    from sidework.engine.timer import Timer
+    from sidework.engine.timer import Alarm, Timer
     from sidework.model.handler import JobHandler
     from sidework.model.job import Claim, ClaimedJob, RetentionRule
-    from sidework.storage.contract import Doorbell, Membership, Storage
+    from sidework.storage.contract import Membership, Storage
 
 LONGEST_WITHOUT_A_LOOK = 1.0
 """Seconds: what nobody told us about is found within this time."""
@@ -58,6 +58,8 @@ PAST_DUE_PAUSE = 0.01
 RENEW_INTERVAL = 10.0
 LAST_WAIT = 2.0
 """Seconds that handlers get to end after they were told to, when the worker stops."""
+AFTER_TROUBLE = 1.0
+"""Seconds before what can wait is tried again."""
 FIRST_RETRY, LONGEST_RETRY = 0.1, 5.0
 """Seconds between attempts to reach a database that cannot be used; doubled each time."""
 
@@ -103,22 +105,31 @@ class Worker:
         self._announce = Announcer(listeners)
         self._timer: Timer = LoopTimer() if timer is None else timer
         self._loop = Loop(self.step)
+        self._keeping = Loop(self._keeper_step)
         self._event_loop: asyncio.AbstractEventLoop | None = None
         self._bridge = Bridge("sidework-turn")
         self._side_bridge = Bridge("sidework-side", threads=2)
         self._threads = Threads()
         self._bench = Bench(concurrency, self._clock.monotonic)
+        self._ledger = Ledger(self._bench)
         self._reporter = Reporter(self.wake)
         self._suspicion = Suspicion(self._clock.monotonic)
-        self._looked = asyncio.Event()
+        self._ear = Ear(
+            storage,
+            self._side_bridge,
+            longest=LONGEST_WITHOUT_A_LOOK,
+            on_commit=self._hear_a_commit,
+            on_death=self._hear_a_death,
+        )
         self._renew_at = self._clock.monotonic() + RENEW_INTERVAL
         self._turn = Turn()
         self._retry_in = 0.0
+        self._exchanging = False
         self._until_idle = False
         self._stop_asked: bool | None = None
         self._stopping: bool | None = None
         self._no_more_waiting = False
-        self._given_back = 0
+        self._grace_alarm: Alarm | None = None
         self._expelled: WorkerLost | None = None
         self._aftermath: Aftermath | None = None
         self._membership: Membership
@@ -151,7 +162,11 @@ class Worker:
         self._membership = await self._bridge.call(self._storage.join, worker, now=self._clock.now())
         self._runner = self._make_runner()
         self._keeper = self._make_keeper()
-        await self._keeper.recover()
+        try:
+            await self._keeper.recover()
+        except BaseException:
+            await self._give_up_the_seat()
+            raise
         self._announce(WorkerJoined(worker=self._membership.worker))
 
     async def leave(self) -> bool:
@@ -159,16 +174,21 @@ class Worker:
 
         A handler that cannot be stopped keeps the seat: its job is free when it has ended or this process is gone.
         """
+        if self._grace_alarm is not None:
+            self._grace_alarm.cancel()
         stuck = tuple(claim.job_id for claim in self._bench.running)
         if stuck:
             self._aftermath = Aftermath(self._storage, self._membership, self._clock, self._bench.running)
         else:
             await self._give_up_the_seat()
-        self._threads.close()
+        self._runner.close()
         self._bridge.close()
         self._side_bridge.close()
-        self._announce(WorkerStopped(worker=self._membership.worker, given_back=self._given_back, stuck=stuck))
-        return not stuck and not self._given_back and not self._bench.has_ended
+        given_back, unwritten = self._ledger.given_back, self._bench.unwritten
+        self._announce(
+            WorkerStopped(worker=self._membership.worker, given_back=given_back, stuck=stuck, unwritten=unwritten)
+        )
+        return not (stuck or given_back or unwritten)
 
     def stop(self, *, now: bool = False) -> None:
         """Claim nothing more, let running jobs end within the grace period, then end. From any thread.
@@ -188,21 +208,17 @@ class Worker:
             logger.debug("a worker was woken after its event loop had been closed")
 
     async def _work(self) -> bool:
-        doorbell = await self._open_doorbell()
-        listening = asyncio.create_task(self._listen(doorbell))
-        keeping = Loop(self._keeper_step)
-        kept = asyncio.create_task(keeping.run())
+        await self._ear.open()
+        kept = asyncio.create_task(self._keeping.run())
         try:
             await self._loop.run()
         except WorkerLost as error:
             await self._end_everything(error)
             raise
         finally:
-            keeping.stop()
-            listening.cancel()
-            await asyncio.gather(kept, listening, return_exceptions=True)
-            if doorbell is not None:
-                doorbell.close()
+            self._keeping.stop()
+            await asyncio.gather(kept, return_exceptions=True)
+            await self._ear.close()
             finished = await self.leave()
         return finished
 
@@ -214,20 +230,16 @@ class Worker:
             self._loop.wake()
             return None
 
-    async def _open_doorbell(self) -> Doorbell | None:
-        try:
-            return await self._side_bridge.call(self._storage.doorbell)
-        except Exception:  # noqa: BLE001 - it is told, and nothing depends on it
-            logger.exception("there is no doorbell; jobs are found within a second all the same")
-            return None
+    def _hear_a_commit(self) -> bool:
+        """Look soon, unless fast jobs are at hand in plenty: then the next turn comes soon enough by itself."""
+        if self._bench.plentiful:
+            return False
+        self._loop.wake()
+        return True
 
-    async def _listen(self, doorbell: Doorbell | None) -> None:
-        """Look when the doorbell rings. It is a hint: the loop looks every second without it."""
-        while doorbell is not None:
-            if await doorbell.wait(LONGEST_WITHOUT_A_LOOK):
-                self._looked.clear()
-                self._loop.wake()
-                await self._looked.wait()
+    def _hear_a_death(self) -> None:
+        self._keeper.look_for_the_dead_now()
+        self._keeping.wake()
 
     # ------------------------------------------------------------------------------------------------- one turn
 
@@ -249,6 +261,7 @@ class Worker:
     async def _exchange(self) -> None:
         ended, want = self._bench.take_ended(), self._want()
         outcomes = [attempt.outcome for attempt in ended if attempt.outcome is not None]
+        self._exchanging = True
         try:
             turn = await self._bridge.call(
                 self._storage.exchange, self._membership.worker, outcomes, want, now=self._clock.now()
@@ -260,10 +273,11 @@ class Worker:
             self._in_trouble("an exchange with the database", error)
             return
         finally:
-            self._looked.set()
+            self._exchanging = False
+            self._ear.looked()
         self._retry_in = 0.0
         self._turn = turn
-        self._settled(ended, turn)
+        self._ledger.take(ended, turn)
         self._cancel(turn.cancel)
         self._begin(turn.claimed, want)
 
@@ -285,41 +299,6 @@ class Worker:
     def _keys(self) -> frozenset[str]:
         return frozenset(key for key, handler in self._handlers.items() if handler.function is not None)
 
-    def _settled(self, ended: Sequence[Attempt], turn: Turn) -> None:
-        for attempt in ended:
-            claim = attempt.job.claim
-            if claim in turn.refused:
-                self._refused(attempt)
-            elif claim in turn.failed:
-                self._try_a_plain_failure(attempt, turn.failed[claim])
-            else:
-                self._tell_end(attempt)
-
-    def _refused(self, attempt: Attempt) -> None:
-        if attempt.completed_elsewhere:
-            attempt.announce(JobEnded, status=JobStatus.COMPLETED, seconds=attempt.seconds)
-        else:
-            attempt.announce(ClaimLost)
-
-    def _try_a_plain_failure(self, attempt: Attempt, words: str) -> None:
-        """Write FAILED instead of an outcome that the database refuses, so that the job does not stay RUNNING."""
-        claim = attempt.job.claim
-        final = claim in self._bench.left
-        attempt.announce(OutcomeRefused, reason=words, final=final)
-        if not final:
-            self._bench.left.add(claim)
-            attempt.outcome = attempt.refused(f"the database refused to keep how this job ended: {words}")
-            self._bench.put_back([attempt])
-
-    def _tell_end(self, attempt: Attempt) -> None:
-        outcome = attempt.outcome
-        if outcome is None:
-            return
-        self._bench.left.discard(attempt.job.claim)
-        if outcome.status is JobStatus.PENDING and attempt.began:
-            self._given_back += 1
-        attempt.announce(JobEnded, status=outcome.status, seconds=attempt.seconds)
-
     def _cancel(self, claims: Iterable[Claim]) -> None:
         for claim in claims:
             attempt = self._bench.running.get(claim)
@@ -331,9 +310,18 @@ class Worker:
 
     def _begin(self, claimed: Sequence[ClaimedJob], want: Want) -> None:
         self._suspicion.learn(self._turn, want)
+        if want.suspect:
+            self._start_beside_the_others(claimed)
+            return
         self._bench.add(claimed)
         for queue in self._bench.queues:
             self._start_ready(queue)
+
+    def _start_beside_the_others(self, suspects: Sequence[ClaimedJob]) -> None:
+        """Start a suspect whatever its queue's room: it has waited for that long enough."""
+        for job in suspects:
+            self._bench.add_running(job)
+            self._bench.running[job.claim] = self._runner.start(job)
 
     def _start_ready(self, queue: str) -> None:
         for job in self._bench.startable(queue):
@@ -349,11 +337,12 @@ class Worker:
             return
         self._suspicion.ended(attempt.job)
         if attempt.settled:
-            self._tell_end(attempt)
+            self._ledger.written(attempt)
         elif attempt.lost:
             attempt.announce(ClaimLost)
         self._start_ready(attempt.job.queue)
-        if not self._bench.plentiful:
+        # What ends during an exchange and is to be written is asked for at its end, when it is clear what is at hand.
+        if not self._bench.plentiful and (attempt.settled or not self._exchanging):
             self._loop.wake()
 
     def _pause(self) -> float | None:
@@ -384,7 +373,7 @@ class Worker:
         try:
             await self._bridge.call(self._storage.report, reports, now=self._clock.now())
         except Exception as error:  # noqa: BLE001 - as for an exchange
-            self._reporter.give_back(reports)
+            self._reporter.give_back(reports, self._clock.monotonic())
             self._in_trouble("a report of progress", error)
 
     async def _renew_when_due(self) -> None:
@@ -396,6 +385,7 @@ class Worker:
             raise
         except Exception as error:  # noqa: BLE001 - as for an exchange
             self._in_trouble("a sign of life", error)
+            self._renew_at = self._clock.monotonic() + AFTER_TROUBLE
             return
         self._renew_at = self._clock.monotonic() + RENEW_INTERVAL
 
@@ -428,11 +418,16 @@ class Worker:
     async def _stop_if_idle(self) -> None:
         if not self._until_idle or self._stopping is not None or self._retry_in:
             return
-        if self._bench.empty and not self._bench.has_ended and not self._turn.claimed:
-            idle = await self._bridge.call(self._storage.idle, self._keys(), self._queues, now=self._clock.now())
-            if idle:
-                self._stop_asked = bool(self._stop_asked)
-                self._notice_stop()
+        if self._bench.empty and not self._bench.has_ended and not self._turn.claimed and await self._is_idle():
+            self._stop_asked = bool(self._stop_asked)
+            self._notice_stop()
+
+    async def _is_idle(self) -> bool:
+        try:
+            return await self._bridge.call(self._storage.idle, self._keys(), self._queues, now=self._clock.now())
+        except Exception as error:  # noqa: BLE001 - as for an exchange
+            self._in_trouble("a look for more jobs", error)
+            return False
 
     # -------------------------------------------------------------------------------------------------- stopping
 
@@ -445,8 +440,8 @@ class Worker:
         self._announce(WorkerStopping(worker=self._membership.worker, now=now, running=running))
         if now:
             self._end_running()
-        elif first_time and running:
-            self._timer.call_later(self._grace, self.stop_now)
+        elif first_time:
+            self._grace_alarm = self._timer.call_later(self._grace, self.stop_now)
 
     def stop_now(self) -> None:
         """Stop without waiting for what runs."""
@@ -475,6 +470,7 @@ class Worker:
         attempt.over = True
         attempt.outcome = attempt.outcome_of(attempt.stopped())
         self._bench.end(attempt)
+        self._suspicion.ended(job)
 
     async def _give_up_the_seat(self) -> None:
         try:
@@ -490,7 +486,7 @@ class Worker:
         self._bench.take_ended()
         for attempt in list(self._bench.running.values()):
             self._runner.stop(attempt, Stop.LOST)
-        await self._runner.wait_for_aborts()
+        await self._runner.wait_for_ends(self._bench.running.values(), LAST_WAIT)
 
     # ---------------------------------------------------------------------------------------------------- making
 
@@ -522,4 +518,5 @@ class Worker:
             bridge=self._side_bridge,
             announce=self._announce,
             retention=self._retention,
+            rescued=self._loop.wake,
         )

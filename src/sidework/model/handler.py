@@ -164,11 +164,14 @@ class JobHandler(Generic[P, R_co]):
 
     def _override(self, overrides: Mapping[str, Any]) -> None:
         self._overrides = overrides
+        self._plain = not overrides and not self.options.unique
         kept = {name: overrides[name] for name in _KEPT_AS_OPTIONS if name in overrides}
         self._columns: dict[str, Any] = {name: overrides.get(name, getattr(self.options, name)) for name in _COLUMNS}
         self._columns["options"] = msgspec.json.encode(JobOptions(**kept)).decode() if kept else None
 
     def _job(self, payload: str | None) -> NewJob:
+        if self._plain:
+            return NewJob(key=self.key, payload=payload, **self._columns)
         return NewJob(
             key=self.key, payload=payload, run_at=self._run_at(), unique_key=self._unique_key(payload), **self._columns
         )

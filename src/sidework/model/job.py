@@ -1,7 +1,8 @@
 """A job and what is said about it: plain, frozen data.
 
 Payloads, results and options travel as JSON text here; `payload.py` turns them into values and back.
-Times are aware datetimes in UTC.
+Times are aware datetimes in UTC. What comes by the thousand (NewJob, ClaimedJob, Outcome) is kept from the garbage
+collector: it holds texts and numbers only, and so can be part of no cycle.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class JobStatus(StrEnum):
 ENDED = frozenset({JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED})
 
 
-class NewJob(msgspec.Struct, frozen=True, kw_only=True):
+class NewJob(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A job that is about to be inserted. PENDING, or SCHEDULED when `run_at` is set."""
 
     key: str
@@ -73,14 +74,14 @@ def own_options(text: str | None) -> JobOptions:
         return JobOptions()
 
 
-class Claim(msgspec.Struct, frozen=True):
+class Claim(msgspec.Struct, frozen=True, gc=False):
     """The fencing token: `number` only grows for a job; it is never reused, reset or cleared."""
 
     job_id: int
     number: int
 
 
-class ClaimedJob(msgspec.Struct, frozen=True, kw_only=True):
+class ClaimedJob(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A job that this worker holds, as it stood when it was claimed."""
 
     claim: Claim
@@ -110,7 +111,7 @@ class LostJob(msgspec.Struct, frozen=True, kw_only=True):
     cancel_requested: bool = False
 
 
-class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+class Outcome(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What is written when an attempt is over, if the claim still holds the job."""
 
     claim: Claim

@@ -111,6 +111,10 @@ class JobTransaction(Protocol):
         """Whether something was written, or `begin()` was called, and the transaction is open."""
 
     @property
+    def waited_for(self) -> float:
+        """Seconds for which it waited for the write lock."""
+
+    @property
     def held_for(self) -> float:
         """Seconds for which the write lock was, or has been until now, held; 0 if it never began."""
 
@@ -138,6 +142,8 @@ class AsyncJobTransaction(Protocol):
     @property
     def begun(self) -> bool: ...
     @property
+    def waited_for(self) -> float: ...
+    @property
     def held_for(self) -> float: ...
     async def begin(self) -> None: ...
     async def insert(self, jobs: Sequence[NewJob], *, now: datetime) -> list[int]: ...
@@ -159,8 +165,11 @@ class Doorbell(Protocol):
     def changed(self) -> bool:
         """Whether anybody has committed since the last call. Cheap, takes no lock."""
 
+    def died(self) -> bool:
+        """Whether a worker has died since the last call, as far as this can be heard: a hint to look at once."""
+
     async def wait(self, timeout: float) -> bool:
-        """Return True as soon as a commit can be seen, False after `timeout` seconds."""
+        """Return True as soon as a commit can be seen or a worker has died, False after `timeout` seconds."""
 
     def ring(self) -> None:
         """Wake the waiter; from any thread."""

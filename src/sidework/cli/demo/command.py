@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sidework.cli.demo.stage import Ending
     from sidework.cli.demo.work import Settings
 
-DEFAULT_PACE = 0.02
+DEFAULT_PACE = 0.01
 SHOWN_REASONS = 5
 SHOWN_HITS = 3
 
@@ -152,5 +152,5 @@ def _print_unread(ending: Ending) -> None:
 def _verdict(ending: Ending) -> str:
     if ending.equal:
         return "equal to the last word: every file counted exactly once"
-    doubles = ending.by_jobs.files - ending.recounted.files
-    return f"NOT EQUAL: {abs(doubles)} files were counted {'twice' if doubles > 0 else 'too few'}"
+    surplus = ending.by_jobs.files - ending.recounted.files
+    return f"NOT EQUAL: files were counted {abs(surplus):,} times too {'often' if surplus > 0 else 'rarely'}"

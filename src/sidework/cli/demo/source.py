@@ -10,6 +10,7 @@ import sysconfig
 import tokenize
 import warnings
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import msgspec
@@ -66,7 +67,7 @@ def read(source: Source) -> Reading:
     return Reading(
         text=text,
         lines=text.count("\n"),
-        words=sum(1 for _ in _WORD.finditer(text)),
+        words=len(_WORD.findall(text)),
         imports=_imports_of(raw, _package_of(source)) if is_python else (),
     )
 
@@ -94,6 +95,7 @@ def find_module(name: str) -> Source | None:
     return None
 
 
+@cache
 def standard_library() -> Path:
     """Return the folder of the running Python's standard library."""
     return Path(sysconfig.get_path("stdlib"))
@@ -148,7 +150,15 @@ def _imports_of(raw: bytes, package: list[str]) -> tuple[str, ...]:
             tree = ast.parse(raw)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise UnreadableError(f"is no Python that {_this_python()} can parse: {error}") from error
-    return tuple(dict.fromkeys(name for node in ast.walk(tree) for name in _names_in(node, package)))
+    return tuple(dict.fromkeys(name for node in _statements(tree) for name in _names_in(node, package)))
+
+
+def _statements(node: ast.AST) -> Iterator[ast.AST]:
+    """Yield the statements below a node, those in functions too; expressions, the most of a tree, are not entered."""
+    for field in ("body", "handlers", "orelse", "finalbody", "cases"):
+        for below in getattr(node, field, ()):
+            yield below
+            yield from _statements(below)
 
 
 def _names_in(node: ast.AST, package: list[str]) -> Iterator[str]:

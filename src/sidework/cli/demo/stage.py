@@ -81,7 +81,7 @@ class Performance:
     def play(self, *, show_bar: bool) -> None:
         """Work until no job is left. KeyboardInterrupt leaves the run so that it can go on."""
         jobs = BackgroundJobManager(self._settings.database)
-        with closing(_open(self._settings)) as db, Bar("files", wanted=show_bar) as bar:
+        with closing(_open(self._settings)) as db, Bar("done of found", wanted=show_bar) as bar:
             try:
                 while not self._step(jobs, db, bar):
                     time.sleep(TICK)

@@ -14,7 +14,7 @@ from sidework.cli.demo import index
 from sidework.cli.demo.source import Reading, Source, UnreadableError, next_sources, read
 from sidework.model.job import NewJob
 
-CONCURRENCY = 2
+CONCURRENCY = 4
 AS_OFTEN_AS_IT_TAKES = 1_000_000
 """max_crashes: here the workers are killed on purpose, and no file is to blame."""
 

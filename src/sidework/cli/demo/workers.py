@@ -16,7 +16,7 @@ from sidework.errors import SideworkError
 
 LONGEST_STOP = 30.0
 UNEXPECTED_ENDS = 3
-REST_BEFORE_A_KILL = (0.05, 0.6)
+REST_BEFORE_A_KILL = (0.1, 0.6)
 """Seconds, drawn evenly, that all workers have been back before one of them is killed."""
 
 

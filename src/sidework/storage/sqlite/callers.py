@@ -202,34 +202,42 @@ class Callers:
 
 
 def _steps(jobs: Sequence[NewJob], now: str) -> Iterator[Step]:
-    gathered: list[tuple[str | int | None, ...]] = []
+    gathered: list[NewJob] = []
     characters = 0
     for job in jobs:
         if job.unique_key is None:
-            gathered.append(_row(job, now))
+            gathered.append(job)
             characters += len(job.payload or "")
         if gathered and (job.unique_key is not None or _is_full(len(gathered), characters)):
-            yield _step(gathered)
+            yield _step(gathered, now)
             gathered, characters = [], 0
         if job.unique_key is not None:
             holder = (_SQL["id_of_unique_job"], (job.key, job.unique_key))
             yield Step(_SQL["insert_unique_job"], _row(job, now), otherwise=holder)
     if gathered:
-        yield _step(gathered)
+        yield _step(gathered, now)
 
 
 def _is_full(count: int, characters: int) -> bool:
     return count >= _MOST_JOBS_AT_ONCE or characters >= _MOST_CHARACTERS_AT_ONCE
 
 
-def _step(gathered: list[tuple[str | int | None, ...]]) -> Step:
-    if len(gathered) == 1:
-        return Step(_SQL["insert_job"], gathered[0])
-    return Step(_SQL["insert_jobs"], (rows.to_json(gathered),), count=len(gathered))
+def _step(jobs: list[NewJob], now: str) -> Step:
+    if len(jobs) == 1:
+        return Step(_SQL["insert_job"], _row(jobs[0], now))
+    return Step(_SQL["insert_jobs"], (rows.to_json([_short_row(job) for job in jobs]), now), count=len(jobs))
+
+
+def _short_row(job: NewJob) -> tuple[str | int | None, ...]:
+    """Return what is particular to one of many jobs."""
+    start = (job.key, job.payload, job.priority, job.max_attempts, job.queue)
+    if job.run_at is None and job.options is None:
+        return start
+    return (*start, None if job.run_at is None else rows.to_due_text(job.run_at), job.options)
 
 
 def _row(job: NewJob, now: str) -> tuple[str | int | None, ...]:
-    """Return what the three statements of insertion take, in the order of their columns."""
+    """Return what the statements that insert one job take, in the order of their columns."""
     return (
         job.key,
         job.payload,

@@ -8,12 +8,13 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 RETURNING +id;
 
 -- Ids grow in the order in which the rows are inserted, which is the order of the list; RETURNING keeps to no order.
+-- What all rows share is not in the list, and its arrays end with their last value: each ->> takes the text apart anew.
 -- :name insert_jobs
 INSERT INTO background_service_jobs
-    (job_key, payload, priority, max_attempts, status, queue, run_at, unique_key, options, created_at, updated_at)
-SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7,
-       value ->> 8, value ->> 9, value ->> 10
-FROM json_each(?)
+    (job_key, payload, priority, max_attempts, queue, run_at, options, status, created_at, updated_at)
+SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6,
+       CASE WHEN value ->> 5 IS NULL THEN 'PENDING' ELSE 'SCHEDULED' END, ?2, ?2
+FROM json_each(?1)
 WHERE TRUE
 RETURNING +id;
 

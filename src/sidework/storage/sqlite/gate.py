@@ -252,21 +252,18 @@ class WriteGate:
     def _open(self) -> sqlite3.Connection:
         if self._connection is None:
             self._connection = self._connect()
-            self._busy_timeout = -1.0
+            bound_busy_wait(self._connection, 0)
         return self._connection
 
     def _begin(self, connection: sqlite3.Connection, deadline: float) -> None:
         left = max(0.0, deadline - self._clock.monotonic())
-        if abs(left - self._busy_timeout) > self._wait / 20:
-            bound_busy_wait(connection, left)
-            self._busy_timeout = left
         try:
-            connection.execute("BEGIN IMMEDIATE")
+            met_somebody = _begin_immediate(connection, left)
         except sqlite3.OperationalError as error:
             if is_busy(error):
                 raise self._busy() from error
             raise
-        self._line.begun()
+        self._line.begun(met_somebody=met_somebody)
 
     def _undo(self, connection: sqlite3.Connection | None) -> None:
         """Roll back. A connection that cannot even do that is not used again."""
@@ -296,7 +293,7 @@ class Hold:
 
     def begun(self) -> None:
         """Say that `BEGIN IMMEDIATE` is done."""
-        self._line.begun()
+        self._line.begun(met_somebody=False)  # not known: the gate's own writes meet strangers often enough
 
     def release(self) -> None:
         """Let the next one in; after the first time this does nothing."""
@@ -314,6 +311,26 @@ class Hold:
 def bound_busy_wait(connection: sqlite3.Connection, seconds: float) -> None:
     """Let SQLite wait so long for other processes, at each statement of this connection."""
     sqlite3.Connection.execute(connection, f"PRAGMA busy_timeout = {round(seconds * 1000)}")
+
+
+def _begin_immediate(connection: sqlite3.Connection, seconds: float) -> bool:
+    """Begin, waiting so long for other processes; return whether there was anybody to wait for.
+
+    The connection itself does not wait: between two writes, who is met is a stranger, and that is worth knowing.
+    """
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+    except sqlite3.OperationalError as error:
+        if not is_busy(error):
+            raise
+    else:
+        return False
+    bound_busy_wait(connection, seconds)
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+    finally:
+        bound_busy_wait(connection, 0)
+    return True
 
 
 class _Turnstile:

@@ -31,8 +31,6 @@ ROOM = 2.5
 """While courteous, the lock is left alone for so many times as long as it was held: a stranger who looks after 0, 1, 3,
 8 and 18 ms, as SQLite does, then finds it free within 20 ms in 99 of 100 cases."""
 MOST_ROOM = 0.02
-MET_SOMEBODY = 0.0008
-"""Seconds in `BEGIN IMMEDIATE` from which on we have waited: SQLite sleeps for a millisecond at the least."""
 
 _TIMES: Final = struct.Struct("dd")
 """What the file holds, in the seconds of the system's monotonic clock: when a stranger was met, and until when the lock
@@ -60,11 +58,10 @@ class WritersLine:
             self._leave_room(file)
         self._taken_at = self._clock.monotonic()
 
-    def begun(self) -> None:
+    def begun(self, *, met_somebody: bool) -> None:
         """Say that `BEGIN IMMEDIATE` is done. If it had to wait though it was our turn, it met a stranger."""
-        now = self._clock.monotonic()
-        self._met_somebody = now - self._taken_at >= MET_SOMEBODY
-        self._taken_at = now
+        self._met_somebody = met_somebody
+        self._taken_at = self._clock.monotonic()
 
     def give(self) -> None:
         """Let the next one write."""

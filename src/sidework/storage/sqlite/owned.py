@@ -194,6 +194,8 @@ class OwnedConnection:
         return iter(self._attempt.guarded(lambda: list(self._attempt.opened().iterdump(**options))))
 
     def backup(self, target: sqlite3.Connection, **options: Any) -> None:
+        if self._attempt.begun:
+            raise TransactionOwned("sqlite3 would wait for ever: take the backup before the handler's first write.")
         self._attempt.guarded(lambda: self._attempt.opened().backup(target, **options))
 
     def serialize(self, **options: Any) -> bytes:

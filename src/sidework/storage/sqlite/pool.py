@@ -46,6 +46,10 @@ _KINDS_OF_OUR_OWN: Final[dict[object, Kind]] = {
 _READS: Final = frozenset(
     {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE}
 )
+_SCHEMA_TABLES: Final = frozenset({"sqlite_master", "sqlite_temp_master"})
+"""SQLite says that it updates these when a statement first reads json_each or another built-in virtual table. A
+statement that does change the schema is known by what it does besides, and nobody may write to them directly."""
+
 _REFUSED: Final = frozenset({sqlite3.SQLITE_TRANSACTION, sqlite3.SQLITE_ATTACH, sqlite3.SQLITE_DETACH})
 _TEMPORARY: Final = frozenset(
     {
@@ -57,7 +61,7 @@ _TEMPORARY: Final = frozenset(
     }
 )
 
-_PRAGMAS_REFUSED: Final = frozenset({"journal_mode", "locking_mode", "query_only", "synchronous"})
+_PRAGMAS_REFUSED: Final = frozenset({"journal_mode", "locking_mode", "query_only", "synchronous", "writable_schema"})
 """With a value, these would undo what the service promises for the transaction."""
 _PRAGMAS_THAT_WRITE: Final = frozenset({"incremental_vacuum", "optimize"})
 _PRAGMAS_THAT_WRITE_A_VALUE: Final = frozenset(
@@ -94,11 +98,11 @@ class GuardedConnection(sqlite3.Connection):
         """Text -> what the parser said of it; texts that only read are not in it."""
         self.seen: Kind | None = None
         """What the parser has said since this was last set to None."""
+        self._busy_wait = -1.0
         self.begun = False
         self.changed = False
         """Whether the handler has changed the connection itself, so that it is not fit for the next one."""
         self._ours = False
-        self._busy_wait = -1.0
 
     def guard(self) -> None:
         """Let the parser ask us from now on."""
@@ -146,7 +150,7 @@ class GuardedConnection(sqlite3.Connection):
     def _authorize(
         self, action: int, first: str | None, second: str | None, database: str | None, _: str | None
     ) -> int:
-        if self._ours or action in _READS:
+        if self._ours or action in _READS or (action == sqlite3.SQLITE_UPDATE and first in _SCHEMA_TABLES):
             return sqlite3.SQLITE_OK
         if action == sqlite3.SQLITE_PRAGMA:
             kind = self._kind_of_pragma(first or "", second)

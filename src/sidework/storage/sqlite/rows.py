@@ -69,21 +69,14 @@ def to_json(value: object) -> str:
 
 def outcomes_json(outcomes: Iterable[Outcome]) -> str:
     """Return outcomes as the parameter `:outcomes` of the settle statement."""
-    return to_json(
-        [
-            (
-                o.claim.job_id,
-                o.claim.number,
-                o.status,
-                o.attempts,
-                o.crashes,
-                None if o.run_at is None else to_due_text(o.run_at),
-                o.result,
-                safe_text(o.error),
-            )
-            for o in outcomes
-        ]
-    )
+    return to_json([_outcome(outcome) for outcome in outcomes])
+
+
+def _outcome(o: Outcome) -> Row:
+    start = (o.claim.job_id, o.claim.number, o.status, o.attempts, o.crashes)
+    if o.run_at is None and o.result is None and o.error is None:
+        return start  # what is missing reads as NULL, and SQLite takes a short array apart sooner
+    return (*start, None if o.run_at is None else to_due_text(o.run_at), o.result, safe_text(o.error))
 
 
 def claimed_job(row: Row) -> ClaimedJob:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 import msgspec
 
-from sidework.errors import WorkerLost
+from sidework.errors import DatabaseUnavailable, WorkerLost
 from sidework.model.job import LostJob
 from sidework.storage.contract import Renewal, Turn, Want
 from sidework.storage.sqlite import examine, migrate, rows
@@ -88,8 +88,9 @@ class SqliteStorage:
         self._looking = Looking(sql, self._worker_is_alive)
         self._steering = Steering(sql)
         self._callers = Callers(self._path, durability=durability)
-        self._gate = WriteGate(self._connect, wait=wait, path=self._path)
+        self._gate = WriteGate(self._connect_to_write, wait=wait, path=self._path)
         self._pool = ConnectionPool(self._path, durability=durability, wait=wait)
+        self._written_to: os.stat_result | None = None
         self._reading = threading.Lock()
         self._reader: sqlite3.Connection | None = None
 
@@ -396,6 +397,11 @@ class SqliteStorage:
     def _connect(self) -> sqlite3.Connection:
         return connect(self._path, durability=self._durability, wait=self._wait)
 
+    def _connect_to_write(self) -> sqlite3.Connection:
+        connection = self._connect()
+        self._written_to = os.stat(self._path)  # noqa: PTH116 - on the way of every write
+        return connection
+
     def _write(self, act: Callable[[sqlite3.Connection], T]) -> T:
         try:
             return self._through_the_gate(act)
@@ -403,12 +409,23 @@ class SqliteStorage:
             raise translate(error, self._path) from error
 
     def _through_the_gate(self, act: Callable[[sqlite3.Connection], T], *, leave_room: bool = False) -> T:
+        act = partial(self._in_its_place, act)
         try:
             return self._gate.write(act, leave_room=leave_room)
         except sqlite3.OperationalError as error:
             if _NOT_UTF8 not in str(error):
                 raise
         return self._gate.write(partial(_tolerantly, act), leave_room=leave_room)
+
+    def _in_its_place(self, act: Callable[[sqlite3.Connection], T], connection: sqlite3.Connection) -> T:
+        """Act, and see before the commit that it goes into the file that others find: SQLite does not look."""
+        result = act(connection)
+        if not _is_the_same(self._path, self._written_to):
+            raise DatabaseUnavailable(
+                f"{self._path} was moved, removed or replaced while it was open, and what is written now would be "
+                "lost. Restart the program, and never put a file in the place of a database that is in use."
+            )
+        return result
 
     def _read(self, act: Callable[[sqlite3.Connection], T]) -> T:
         """Run reads in one snapshot on the read connection."""
@@ -459,6 +476,17 @@ class SqliteMembership:
             self._storage.remove_worker(self._worker)
         finally:
             self._lock.release()
+
+
+def _is_the_same(path: str, before: os.stat_result | None) -> bool:
+    """Whether the path leads to the file it led to before; a look that fails for another reason does not say no."""
+    try:
+        now = os.stat(path)  # noqa: PTH116 - on the way of every write
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return before is None or os.path.samestat(now, before)
 
 
 def _blames_a_row(error: sqlite3.Error) -> bool:

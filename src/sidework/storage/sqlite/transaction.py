@@ -67,6 +67,7 @@ class SqliteJobTransaction:
         self._undone: BaseException | None = None
         self._began_at = 0.0
         self._held_for = 0.0
+        self._waited_for = 0.0
 
     # ------------------------------------------------------------------ the contract
 
@@ -84,6 +85,11 @@ class SqliteJobTransaction:
     def used(self) -> bool:
         """Whether a connection is open underneath."""
         return self._underneath is not None
+
+    @property
+    def waited_for(self) -> float:
+        """Seconds for which it waited for the write lock."""
+        return self._waited_for
 
     @property
     def held_for(self) -> float:
@@ -140,26 +146,8 @@ class SqliteJobTransaction:
 
     def statement(self, sql: object, call: Callable[..., T], *arguments: object) -> T:
         """Run a statement of the handler; begin before, if it is a write."""
-        self._enter()
-        try:
-            connection = self._usable()
-            kind = connection.kinds.get(sql)
-            if kind is Kind.REFUSED:
-                raise TransactionOwned(ADVICE)
-            if kind is Kind.WRITE and self._hold is None:
-                self._begin(connection)
-            connection.seen = None
-            try:
-                return call(*arguments)
-            except sqlite3.Error as error:
-                if not self._was_refused_as_a_write(connection, error):
-                    raise
-            finally:
-                # Whatever happens: sqlite3 may have cached the statement, and then the parser does not see it again.
-                connection.remember(sql)
-            return self._again(connection, call, *arguments)
-        finally:
-            self._leave()
+        result: T = self.guarded(self._statement, sql, call, *arguments)
+        return result
 
     def guarded(self, call: Callable[..., T], *arguments: object) -> T:
         """Run something of the handler with nobody else on the connection."""
@@ -253,7 +241,9 @@ class SqliteJobTransaction:
             raise self._lost()
 
     def _begin_to_write(self, connection: GuardedConnection) -> Hold:
+        arrived_at = self._clock.monotonic()
         hold = self._gate.hold(by_this_thread=self._one_thread)
+        self._waited_for += self._clock.monotonic() - arrived_at
         try:
             connection.begin(hold.left)
             hold.begun()
@@ -320,25 +310,34 @@ class SqliteJobTransaction:
             self._held_for = self._clock.monotonic() - self._began_at
             hold.release()
 
-    def _again(self, connection: GuardedConnection, call: Callable[..., T], *arguments: object) -> T:
-        self._begin(connection)
+    # ------------------------------------------------------------------ a statement
+
+    def _statement(self, sql: object, call: Callable[..., T], *arguments: object) -> T:
+        connection = self._usable()
+        kind = connection.kinds.get(sql)
+        if kind is Kind.REFUSED:
+            raise TransactionOwned(ADVICE)
+        if kind is Kind.WRITE and self._hold is None:
+            self._begin(connection)
+        # A statement may run others, in a function or a factory of the handler's.
+        of_the_one_around, connection.seen = connection.seen, None
         try:
             return call(*arguments)
-        except sqlite3.Error as error:
-            self._look_after(connection, error)
-            raise
+        except sqlite3.Error:
+            if not self._would_be_a_write(connection):
+                raise
+        finally:
+            # Whatever happens: sqlite3 may have cached the statement, and then the parser does not see it again.
+            connection.remember(sql)
+            connection.seen = of_the_one_around
+        self._begin(connection)
+        return call(*arguments)
 
-    # ------------------------------------------------------------------ what may go wrong in a statement
-
-    def _was_refused_as_a_write(self, connection: GuardedConnection, error: sqlite3.Error) -> bool:
-        """Whether SQLite would carry the statement out if the transaction had begun."""
-        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_AUTH:
-            if connection.seen is Kind.REFUSED:
-                raise TransactionOwned(ADVICE) from None
-            if connection.seen is Kind.WRITE and self._hold is None:
-                return True
-        self._look_after(connection, error)
-        return False
+    def _would_be_a_write(self, connection: GuardedConnection) -> bool:
+        """Whether SQLite would carry out what it has just refused if the transaction had begun."""
+        if connection.seen is Kind.REFUSED:
+            raise TransactionOwned(ADVICE) from None
+        return connection.seen is Kind.WRITE and self._hold is None
 
     def _look_after(self, connection: GuardedConnection, error: sqlite3.Error) -> None:
         """Notice what an error has done to the transaction: a full disk or RAISE(ROLLBACK) undoes all of it."""
@@ -375,6 +374,11 @@ class SqliteAsyncJobTransaction:
     def begun(self) -> bool:
         """Whether the write transaction is open."""
         return self._transaction.begun
+
+    @property
+    def waited_for(self) -> float:
+        """Seconds for which it waited for the write lock."""
+        return self._transaction.waited_for
 
     @property
     def held_for(self) -> float:

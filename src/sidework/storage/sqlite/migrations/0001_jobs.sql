@@ -33,7 +33,7 @@ CREATE INDEX idx_background_jobs_status_priority
     ON background_service_jobs (queue, job_key, priority DESC, id) WHERE status = 'PENDING' AND crashes = 0;
 
 CREATE TRIGGER trg_background_service_jobs_updated_at AFTER UPDATE ON background_service_jobs FOR EACH ROW
-WHEN NEW.updated_at IS OLD.updated_at
+WHEN NEW.updated_at IS OLD.updated_at AND NEW.claims IS OLD.claims AND NEW.worker IS OLD.worker -- not ours
 BEGIN
     UPDATE background_service_jobs SET updated_at = STRFTIME('%Y-%m-%dT%H:%M:%fZ', 'NOW') WHERE id = OLD.id;
 END;

@@ -22,7 +22,9 @@ SEED_INSERT = (
 
 
 @pytest.mark.skipif(shutil.which("sqlite3") is None, reason="needs the sqlite3 program")
-def test_the_seeds_insert_by_another_program_is_done_within_50_ms(service, path):
+def test_the_seeds_insert_by_another_program_is_done_within_50_ms(tmp_path):
+    path = tmp_path / "app.db"
+    service = BackgroundService(path)
     ended = threading.Event()
     at = []
 

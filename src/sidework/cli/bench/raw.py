@@ -1,0 +1,102 @@
+"""The raw limits: the same work in plain `sqlite3`, durable like ours, with nothing of a job queue around it."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from importlib.resources import files
+from pathlib import Path
+
+from sidework.cli.bench.site import Site, remove, seconds_of
+from sidework.storage.statements import load
+
+BATCH = 1000
+NOW = "2026-01-01T12:00:00.000Z"
+
+
+def statements() -> dict[str, str]:
+    """Return the statements of raw.sql by name."""
+    return load(files("sidework.cli.bench") / "raw.sql")
+
+
+def connect(database: Path) -> sqlite3.Connection:
+    """Open a database as ours is opened: write-ahead log, every commit synced."""
+    connection = sqlite3.connect(database, isolation_level=None, check_same_thread=False, timeout=30)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    return connection
+
+
+def inserts_per_second(site: Site, count: int) -> float:
+    """Commit row by row."""
+    with _table(site) as (connection, sql):
+
+        def work() -> None:
+            for n in range(count):
+                connection.execute(sql["insert"], _row(n))
+
+        return count / seconds_of(work)
+
+
+def bulk_per_second(site: Site, count: int) -> float:
+    """Commit all rows at once, by executemany."""
+    with _table(site) as (connection, sql):
+        return count / seconds_of(lambda: _insert_all(connection, sql, count))
+
+
+def drained_per_second(site: Site, count: int) -> float:
+    """Complete the last thousand rows and claim the next in one transaction, again and again."""
+    with _table(site) as (connection, sql):
+        _insert_all(connection, sql, count)
+        return count / seconds_of(lambda: _drain(connection, sql))
+
+
+def effects_per_second(site: Site, count: int) -> float:
+    """Write one row and complete one job in each transaction."""
+    with _table(site) as (connection, sql):
+        connection.execute(sql["effects"])
+        _insert_all(connection, sql, count)
+
+        def work() -> None:
+            for n in range(1, count + 1):
+                _effect(connection, sql, n)
+
+        return count / seconds_of(work)
+
+
+@contextmanager
+def _table(site: Site) -> Iterator[tuple[sqlite3.Connection, dict[str, str]]]:
+    database, sql = site.fresh(), statements()
+    with closing(connect(database)) as connection:
+        connection.execute(sql["jobs"])
+        connection.execute(sql["ready"])
+        yield connection, sql
+    remove(database)
+
+
+def _row(n: int) -> tuple[str, str, str, str]:
+    return "nothing", f'{{"n":{n}}}', NOW, NOW
+
+
+def _insert_all(connection: sqlite3.Connection, sql: dict[str, str], count: int) -> None:
+    connection.execute("BEGIN IMMEDIATE")
+    connection.executemany(sql["insert"], map(_row, range(count)))
+    connection.execute("COMMIT")
+
+
+def _drain(connection: sqlite3.Connection, sql: dict[str, str]) -> None:
+    claimed = [-1]
+    while claimed:
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute(sql["complete"], (NOW, json.dumps(claimed)))
+        claimed = [row[0] for row in connection.execute(sql["claim"], (NOW, BATCH)).fetchall()]
+        connection.execute("COMMIT")
+
+
+def _effect(connection: sqlite3.Connection, sql: dict[str, str], n: int) -> None:
+    connection.execute("BEGIN IMMEDIATE")
+    connection.execute(sql["effect"], (n,))
+    connection.execute(sql["complete_one"], (NOW, n))
+    connection.execute("COMMIT")

@@ -1,0 +1,57 @@
+"""F3: what was acknowledged survives a power cut, if it is told to; and the whole database is one that once was."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from tests.faults.running import ROOT, figures_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+pytest.importorskip("apsw")
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("recorded")
+    target = folder / "recording.json"
+    command = [sys.executable, "-m", "tests.faults.child", "record", str(folder), str(target), "1"]
+    subprocess.run(command, cwd=ROOT, check=True, timeout=60, stdout=subprocess.DEVNULL)
+    return target
+
+
+def cut(recording: Path, durability: str, images: int) -> dict[str, Any]:
+    return figures_of(["tests.faults.power_cut"], recording, "--durability", durability, "--images", images)
+
+
+def test_a_power_cut_loses_nothing_acknowledged(recording: Path, figures: Callable[[str], None]):
+    found = cut(recording, "full", 300)
+    figures(
+        f"F3 power cut, full: {found['images']} images of {found['transactions']} transactions, with losses "
+        f"{found['images_with_losses']}, damaged {found['damaged']}"
+    )
+    assert found["bytes_of_log"] > 1.3 * 4096 * 1000, "the log was never begun anew"
+    assert (found["images_with_losses"], found["damaged"]) == (0, 0), found["examples"]
+
+
+def test_relaxed_durability_loses_only_the_last_ones_and_damages_nothing(
+    recording: Path, figures: Callable[[str], None]
+):
+    found = cut(recording, "relaxed", 150)
+    figures(
+        f"F3 power cut, relaxed: {found['images']} images, with losses {found['images_with_losses']} (at most "
+        f"{found['most_lost']} of {found['transactions']} transactions), damaged {found['damaged']}"
+    )
+    assert found["images_with_losses"] > 0
+    assert found["damaged"] == 0, found["examples"]
+
+
+def test_without_synchronous_the_same_cuts_lose(recording: Path):
+    """The control."""
+    found = cut(recording, "off", 150)
+    assert found["images_with_losses"] > 0
