@@ -50,7 +50,7 @@ def hand(storage: Storage) -> Iterator[Hand]:
 
 @pytest.fixture
 def held(storage: Storage, raw: psycopg.Connection[Any], hand: Hand) -> ClaimedJob:
-    assert raw
+    raw.execute("DELETE FROM effects")
     put(storage)
     return hand.claim_one()
 
@@ -296,7 +296,7 @@ def test_the_next_handler_meets_nothing_of_the_one_before(
     assert db.execute("SHOW lock_timeout").fetchone() == ("0",)
     assert db.execute("SELECT to_regclass('mine')").fetchone() == (None,)
     assert raw.execute("SELECT pg_try_advisory_lock(7)").fetchone() == (True,)
-    assert not other.begun
+    assert [other.begun] == [False]
     db.execute("INSERT INTO effects VALUES (1)")
     assert other.begun
     other.close()
@@ -310,7 +310,7 @@ def test_async_handlers_live_by_the_same_rules(
         db = transaction.connection
         assert isinstance(db, psycopg.AsyncConnection)
         assert await (await db.execute("SELECT count(*) FROM effects")).fetchone() == (0,)
-        assert not transaction.begun
+        assert [transaction.begun] == [False]
         await db.execute("INSERT INTO effects VALUES (%s)", (1,))
         assert transaction.begun
         for refused in (db.commit(), db.rollback(), db.close(), db.execute("COMMIT"), db.__aenter__()):

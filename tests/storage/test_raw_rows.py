@@ -29,6 +29,12 @@ BEGIN SELECT RAISE(ABORT, 'the application forbids this'); END
 
 
 @pytest.fixture
+def database(tmp_path: Path) -> str:
+    """Return the address of a SQLite file; what PostgreSQL must bear stands with its own tests."""
+    return str(tmp_path / "app.db")
+
+
+@pytest.fixture
 def raw(storage: Storage, tmp_path: Path) -> Iterator[sqlite3.Connection]:
     """Yield the application's own connection to the file of the store."""
     assert storage.name

@@ -61,6 +61,10 @@ class PostgresDoorbell:
         self._rung.clear()
         return changed
 
+    def died(self) -> bool:
+        """Whether a worker has died: cannot be heard here, and is looked for four times a second."""
+        return False
+
     async def wait(self, timeout: float) -> bool:
         """Return True as soon as somebody has rung, or may have; False after `timeout` seconds or when closed."""
         if self._connection is None:

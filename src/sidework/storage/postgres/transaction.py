@@ -79,6 +79,11 @@ class _Ownership:
         return self._underneath is None or self._underneath.prepare_threshold is not None
 
     @property
+    def waited_for(self) -> float:
+        """Nothing: there is no lock to wait for before the first write."""
+        return 0.0
+
+    @property
     def held_for(self) -> float:
         """Next to nothing: a writer of PostgreSQL holds no lock that keeps others out; 0 if it never began."""
         return _NO_LOCK if self._ever_begun else 0.0
