@@ -23,8 +23,16 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     return True
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run each test on both databases, but those that are marked as SQLite's own."""
+    if "database_kind" in metafunc.fixturenames:
+        only_sqlite = metafunc.definition.get_closest_marker("sqlite") is not None
+        metafunc.parametrize("database_kind", ["sqlite"] if only_sqlite else ["sqlite", "postgres"])
+
+
 @pytest.fixture
-def rig(tmp_path: Path) -> Iterator[Rig]:
-    rig = Rig(tmp_path / "app.db")
+def rig(request: pytest.FixtureRequest, database_kind: str, tmp_path: Path) -> Iterator[Rig]:
+    database = request.getfixturevalue("postgres_database") if database_kind == "postgres" else None
+    rig = Rig(tmp_path / "app.db", database)
     yield rig
     rig.storage.close()

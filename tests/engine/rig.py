@@ -1,4 +1,4 @@
-"""What an engine test stands on: a real SQLite file, time moved by hand, handlers, and workers driven turn by turn."""
+"""What an engine test stands on: a real database, time moved by hand, handlers, and workers driven turn by turn."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import asyncio
 import sqlite3
 from contextlib import asynccontextmanager, closing
 from typing import TYPE_CHECKING, Any, TypeVar
+
+import psycopg
 
 from sidework.clock import FrozenClock
 from sidework.engine.worker import Worker
@@ -67,11 +69,14 @@ class HandAlarm:
 
 
 class Rig:
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, database: str | None = None) -> None:
+        """path: of the SQLite file. database: the address of another one instead."""
         self.path = path
+        self.database = database or str(path)
+        self.database_kind = "sqlite" if database is None else "postgres"
         self.clock = FrozenClock()
         self.timer = HandTimer()
-        self.storage: Storage = open_storage(str(path))
+        self.storage: Storage = open_storage(self.database)
         self.storage.migrate()
         outbox = Outbox(self.storage, self.clock, before_first=lambda: None, sent=lambda: None)
         self.registry = Registry(outbox)
@@ -98,6 +103,10 @@ class Rig:
 
     def sql(self, statement: str, *parameters: object) -> list[tuple[Any, ...]]:
         """Run a statement on a connection of its own, as another program would."""
+        if self.database.startswith("postgresql:"):
+            with closing(psycopg.connect(self.database, autocommit=True)) as connection:
+                cursor = connection.execute(statement.replace("?", "%s"), parameters)
+                return cursor.fetchall() if cursor.description else []
         with closing(sqlite3.connect(self.path, isolation_level=None, timeout=DEADLINE)) as connection:
             return connection.execute(statement, parameters).fetchall()
 

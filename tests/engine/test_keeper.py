@@ -70,7 +70,7 @@ def doomed(rig: Rig) -> Iterator[list[Doomed]]:
 async def test_jobs_of_a_dead_worker_are_free_before_the_first_claim_and_its_seat_is_cleared(rig: Rig, doomed):
     rig.handler("k")(lambda: "done")
     ids = rig.add_many("k", 3)
-    doomed.append(Doomed(rig.path, 3))
+    doomed.append(Doomed(rig.database, 3))
     assert doomed[0].claimed == 3
     doomed[0].kill()
     async with rig.working() as worker:
@@ -79,13 +79,13 @@ async def test_jobs_of_a_dead_worker_are_free_before_the_first_claim_and_its_sea
         await rig.finish(worker)
     assert [(rig.status(job_id), rig.job(job_id).crashes) for job_id in ids] == [("COMPLETED", 1)] * 3
     assert rig.of(JobsRescued)[0].job_ids == tuple(ids)
-    assert list(rig.path.parent.glob("*.worker-*")) == []
+    assert list(rig.path.parent.glob("*.worker-*")) == []  # the lock files of SQLite
 
 
 async def test_a_death_is_seen_by_the_next_probe_and_a_living_workers_jobs_are_left_alone(rig: Rig, doomed):
     rig.handler("k")(lambda: "done")
     [job_id] = rig.add_many("k", 1)
-    doomed.append(Doomed(rig.path, 1))
+    doomed.append(Doomed(rig.database, 1))
     async with rig.working() as worker:
         await worker._keeper.step()
         rig.clock.advance(PROBE_INTERVAL)
@@ -103,7 +103,7 @@ async def test_a_death_is_seen_by_the_next_probe_and_a_living_workers_jobs_are_l
 async def test_a_worker_that_died_idle_is_forgotten_too(rig: Rig, doomed):
     async with rig.working() as worker:
         await worker._keeper.step()
-        doomed.append(Doomed(rig.path, 1))
+        doomed.append(Doomed(rig.database, 1))
         doomed[0].kill()
         await worker._keeper.step()
         assert len(rig.storage.workers()) == 2
@@ -115,7 +115,7 @@ async def test_a_worker_that_died_idle_is_forgotten_too(rig: Rig, doomed):
 async def test_only_jobs_that_crashed_before_are_charged_when_one_is_among_the_dead(rig: Rig, doomed):
     rig.handler("k")(lambda: "done")
     ids = rig.add_many("k", 3)
-    doomed.append(Doomed(rig.path, 3))
+    doomed.append(Doomed(rig.database, 3))
     rig.sql("UPDATE background_service_jobs SET crashes = 1 WHERE id = ?", ids[1])
     doomed[0].kill()
     async with rig.working() as worker:
@@ -128,7 +128,7 @@ async def test_only_jobs_that_crashed_before_are_charged_when_one_is_among_the_d
 async def test_a_job_that_may_run_once_only_fails_when_its_worker_dies(rig: Rig, doomed):
     rig.handler("k")(lambda: "done")
     job_id = rig.add("k", max_attempts=1)
-    doomed.append(Doomed(rig.path, 1))
+    doomed.append(Doomed(rig.database, 1))
     doomed[0].kill()
     async with rig.working():
         pass
@@ -139,7 +139,7 @@ async def test_a_job_that_may_run_once_only_fails_when_its_worker_dies(rig: Rig,
 async def test_the_limit_of_crashes_is_an_option_of_the_handler(rig: Rig, doomed):
     rig.handler("k", max_crashes=1)(lambda: "done")
     [job_id] = rig.add_many("k", 1)
-    doomed.append(Doomed(rig.path, 1))
+    doomed.append(Doomed(rig.database, 1))
     doomed[0].kill()
     async with rig.working():
         pass

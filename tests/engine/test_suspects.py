@@ -154,7 +154,7 @@ def test_a_job_that_kills_its_worker_fails_after_three_crashes_and_its_99_neighb
         import os
         from sidework import BackgroundService
 
-        service = BackgroundService({str(rig.path)!r}, concurrency=100)
+        service = BackgroundService({rig.database!r}, concurrency=100)
 
         @service.handler(backoff=0)
         async def kill():

@@ -54,6 +54,7 @@ async def test_the_wait_for_the_database_has_a_bound_and_begins_anew_after_a_suc
     assert waits[-1] == 0.1
 
 
+@pytest.mark.sqlite
 async def test_an_outcome_that_the_database_refuses_does_not_hold_up_its_neighbours(rig: Rig):
     rig.sql(
         "CREATE TRIGGER no BEFORE UPDATE ON background_service_jobs WHEN NEW.result = '\"bad\"' "
@@ -69,6 +70,7 @@ async def test_an_outcome_that_the_database_refuses_does_not_hold_up_its_neighbo
     assert [event.final for event in rig.of(OutcomeRefused)] == [False]
 
 
+@pytest.mark.sqlite
 async def test_a_job_whose_every_outcome_is_refused_stays_running_and_is_told_loudly(rig: Rig):
     rig.sql(
         "CREATE TRIGGER no BEFORE UPDATE ON background_service_jobs WHEN OLD.worker AND OLD.job_key = 'bad' "
@@ -220,7 +222,7 @@ async def test_renewal_ends_handlers_whose_jobs_are_held_by_somebody_else(rig: R
     async with rig.working() as worker:
         await rig.turn(worker)
         await asyncio.sleep(0)
-        rig.sql("UPDATE background_service_jobs SET claims=claims+1, worker=NULL")
+        rig.sql("UPDATE background_service_jobs SET claims=claims+1, worker=4711")
         rig.clock.advance(10)
         await rig.finish(worker)
     assert ended == [True]

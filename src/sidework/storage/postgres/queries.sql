@@ -84,6 +84,10 @@ WHERE id = ANY (ARRAY (
 -- :name worker_exists
 SELECT EXISTS (SELECT 1 FROM background_service_workers WHERE id = %(worker)s);
 
+-- Fails where the worker has no row, so that nothing that was sent behind it is done.
+-- :name demand_worker
+SELECT 1 / COUNT(*) FROM background_service_workers WHERE id = %(worker)s;
+
 -- A statement of its own, before the one that counts: what follows sees all that committed before these locks were had.
 -- Reading FOR UPDATE also holds a lock on the table, though no row be found: pausing a queue waits for it.
 -- :name lock_queues
@@ -116,7 +120,6 @@ open AS (
         ON wanted.name = names.name
     WHERE names.name IS NOT NULL AND NOT COALESCE(setting.paused, false)
       AND (%(queues)s::text[] IS NULL OR names.name = ANY (%(queues)s::text[]))
-      AND EXISTS (SELECT 1 FROM background_service_workers WHERE id = %(worker)s)
 ),
 taken AS MATERIALIZED (
     SELECT free.id
@@ -169,7 +172,6 @@ WHERE job.id = ANY (ARRAY (
       AND (setting.running_limit IS NULL OR setting.running_limit > (
           SELECT COUNT(*) FROM background_service_jobs AS running
           WHERE running.status = 'RUNNING' AND running.queue = suspect.queue))
-      AND EXISTS (SELECT 1 FROM background_service_workers WHERE id = %(worker)s)
     ORDER BY suspect.queue, suspect.priority DESC, suspect.id
     LIMIT 1 FOR UPDATE OF suspect SKIP LOCKED
 ))

@@ -204,6 +204,8 @@ class PostgresStorage:
         try:
             turn = self._again(act)
         except psycopg.Error as error:
+            if isinstance(error, psycopg.errors.DivisionByZero):
+                self.check_worker(worker)
             if not settle or not blames_a_row(error):
                 raise translate(error, self.name) from error
             turn = self._turn_one_by_one(worker, settle, want, now)

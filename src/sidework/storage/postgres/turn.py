@@ -31,11 +31,14 @@ class Turning:
     def take(
         self, connection: Connection[Any], worker: int, settle: Sequence[Outcome], want: Want, now: datetime
     ) -> Turn:
-        """Do the turn as one transaction. All of it is sent before the first answer is looked at."""
+        """Do the turn as one transaction. All of it is sent before the first answer is looked at.
+
+        Raises psycopg's DivisionByZero, with nothing done, for a worker that has no row.
+        """
         moment = {"now": rows.to_moment(now)}
         with connection.pipeline():
             self._session.begin(connection, "begin_turn")
-            known = self._send(connection, "worker_exists", {"worker": worker})
+            self._send(connection, "demand_worker", {"worker": worker})
             settled = self._send(connection, "settle", rows.outcomes(_in_order(settle), now)) if settle else None
             self._send(connection, "cancel_what_was_asked_for", moment)
             self._send(connection, "forget_cancellations", None)
@@ -45,7 +48,6 @@ class Turning:
             due = self._send(connection, "next_due", None)
             suspects = self._send(connection, "has_suspect", {"worker": worker} | _place(want))
             connection.execute("COMMIT")
-        _refuse_unknown(worker, known=only(known.fetchall()))
         return Turn(
             refused=_refused(settle, settled),
             claimed=_claimed(claimed),
@@ -64,7 +66,10 @@ class Turning:
 
     def check_worker(self, connection: Connection[Any], worker: int) -> None:
         """Raise WorkerLost unless the worker's row is there."""
-        _refuse_unknown(worker, known=self._session.one(connection, "worker_exists", {"worker": worker}))
+        if not self._session.one(connection, "worker_exists", {"worker": worker}):
+            raise WorkerLost(
+                f"worker {worker} is not in the database any more: somebody took it for dead or deleted its row"
+            )
 
     def any_ready(self, connection: Connection[Any], want: Want) -> bool:
         """Whether a job is ready, be there room for it or not. Those of paused queues do not count."""
@@ -107,13 +112,6 @@ def _queues(want: Want) -> list[str] | None:
 def _in_order(settle: Sequence[Outcome]) -> list[Outcome]:
     """Return outcomes by the ids of their jobs: two who settle the same ones then meet without a deadlock."""
     return sorted(settle, key=lambda outcome: outcome.claim.job_id)
-
-
-def _refuse_unknown(worker: int, *, known: bool) -> None:
-    if not known:
-        raise WorkerLost(
-            f"worker {worker} is not in the database any more: somebody took it for dead or deleted its row"
-        )
 
 
 def _refused(settle: Sequence[Outcome], settled: Cursor[Any] | None) -> frozenset[Claim]:
