@@ -177,9 +177,9 @@ def test_a_unique_key_is_held_until_the_job_ends(service):
     assert handler.using(unique_key="user-1").enqueue(user_id="1") != first
 
 
-def test_a_delay_and_a_moment_make_a_job_wait(path):
+def test_a_delay_and_a_moment_make_a_job_wait(database):
     clock = FrozenClock()
-    service = BackgroundService(path, clock=clock)
+    service = BackgroundService(database, clock=clock)
     handler = register(service)
     later = handler.using(delay=60).enqueue(user_id="1")
     at = handler.using(run_at=clock.now() + timedelta(hours=1)).enqueue(user_id="2")
@@ -192,10 +192,10 @@ def test_a_delay_and_a_moment_make_a_job_wait(path):
     assert service.jobs.get(at).status is JobStatus.SCHEDULED
 
 
-def test_a_declared_handler_runs_in_another_program(path):
-    web = BackgroundService(path)
+def test_a_declared_handler_runs_in_another_program(database):
+    web = BackgroundService(database)
     job_id = web.declare("sync_user").enqueue(user_id="123")
-    worker = BackgroundService(path)
+    worker = BackgroundService(database)
     register(worker)
     worker.run_until_idle()
     assert web.declare("sync_user").result(job_id, timeout=5) == 3
@@ -208,16 +208,16 @@ def test_enqueue_many_is_all_or_nothing_and_keeps_the_order(service):
     assert service.jobs.get(700).payload == {"user_id": "699"}
 
 
-def test_created_at_comes_from_the_services_clock(path):
+def test_created_at_comes_from_the_services_clock(database):
     clock = FrozenClock(datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC))
-    service = BackgroundService(path, clock=clock)
+    service = BackgroundService(database, clock=clock)
     job_id = register(service).enqueue(user_id="1")
     assert service.jobs.get(job_id).created_at == datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
-def test_a_job_may_override_where_it_runs_and_how_long_it_is_kept(path):
+def test_a_job_may_override_where_it_runs_and_how_long_it_is_kept(database):
     clock = FrozenClock()
-    service = BackgroundService(path, clock=clock)
+    service = BackgroundService(database, clock=clock)
     threads = []
 
     @service.handler

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def storage(path: Path) -> Iterator[Storage]:
-    store = open_storage(path)
+def storage(database: str) -> Iterator[Storage]:
+    store = open_storage(database)
     store.migrate()
     yield store
     store.close()

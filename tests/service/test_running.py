@@ -170,8 +170,8 @@ def test_memory_and_unknown_urls_are_refused(path):
     assert BackgroundService(f"sqlite:///{path}").migrate() >= 1
 
 
-def test_only_the_queues_that_are_named_are_served(path):
-    service = BackgroundService(path, queues=["mail"])
+def test_only_the_queues_that_are_named_are_served(database):
+    service = BackgroundService(database, queues=["mail"])
 
     @service.handler
     def noop() -> None: ...
@@ -183,8 +183,8 @@ def test_only_the_queues_that_are_named_are_served(path):
     assert service.jobs.get(other).status is JobStatus.PENDING
 
 
-def test_a_limited_queue_never_runs_more_than_its_limit(path):
-    service = BackgroundService(path, queues={"narrow": 2})
+def test_a_limited_queue_never_runs_more_than_its_limit(database):
+    service = BackgroundService(database, queues={"narrow": 2})
     running, most = [], []
     lock = threading.Lock()
     full = threading.Barrier(2)
@@ -235,14 +235,14 @@ def run_program(path, grace):
     )
 
 
-def enqueue(path, *keys):
-    service = BackgroundService(path)
+def enqueue(database, *keys):
+    service = BackgroundService(database)
     return service, [service.declare(key).enqueue() for key in keys]
 
 
-def test_sigterm_lets_what_runs_end_and_gives_back_what_does_not_run_yet(path):
-    service, [running, waiting] = enqueue(path, "until_told", "until_told")
-    with run_program(path, 20) as program:
+def test_sigterm_lets_what_runs_end_and_gives_back_what_does_not_run_yet(database):
+    service, [running, waiting] = enqueue(database, "until_told", "until_told")
+    with run_program(database, 20) as program:
         assert program.stdout.readline() == "begun\n"
         program.send_signal(signal.SIGTERM)
         program.stdin.write("go on\n")
@@ -254,9 +254,9 @@ def test_sigterm_lets_what_runs_end_and_gives_back_what_does_not_run_yet(path):
     assert (left.status, left.attempts, left.crashes) == (JobStatus.PENDING, 0, 0)
 
 
-def test_a_second_signal_gives_back_what_is_unfinished_without_using_an_attempt(path):
-    service, [job_id] = enqueue(path, "wait_long")
-    with run_program(path, 60) as program:
+def test_a_second_signal_gives_back_what_is_unfinished_without_using_an_attempt(database):
+    service, [job_id] = enqueue(database, "wait_long")
+    with run_program(database, 60) as program:
         assert program.stdout.readline() == "begun\n"
         program.send_signal(signal.SIGTERM)
         program.send_signal(signal.SIGINT)
@@ -266,9 +266,9 @@ def test_a_second_signal_gives_back_what_is_unfinished_without_using_an_attempt(
     assert (job.status, job.attempts, job.crashes) == (JobStatus.PENDING, 0, 0)
 
 
-def test_after_the_grace_period_async_work_is_given_back(path):
-    service, [job_id] = enqueue(path, "wait_long")
-    with run_program(path, 0.01) as program:
+def test_after_the_grace_period_async_work_is_given_back(database):
+    service, [job_id] = enqueue(database, "wait_long")
+    with run_program(database, 0.01) as program:
         assert program.stdout.readline() == "begun\n"
         program.send_signal(signal.SIGTERM)
         assert program.stdout.readline() == "given back\n"
@@ -276,9 +276,9 @@ def test_after_the_grace_period_async_work_is_given_back(path):
     assert service.jobs.get(job_id).status is JobStatus.PENDING
 
 
-def test_a_stuck_threads_job_is_free_only_when_its_process_is_gone(path):
-    service, [job_id] = enqueue(path, "stuck")
-    with run_program(path, 0.01) as program:
+def test_a_stuck_threads_job_is_free_only_when_its_process_is_gone(database):
+    service, [job_id] = enqueue(database, "stuck")
+    with run_program(database, 0.01) as program:
         assert program.stdout.readline() == "begun\n"
         program.send_signal(signal.SIGSTOP)
         assert service.jobs.get(job_id).status is JobStatus.RUNNING
@@ -288,7 +288,7 @@ def test_a_stuck_threads_job_is_free_only_when_its_process_is_gone(path):
         assert program.stdout.readline() == "given back\n"
         program.wait(DEADLINE)
     assert service.jobs.get(job_id).status is JobStatus.RUNNING
-    rescuer = BackgroundService(path)
+    rescuer = BackgroundService(database)
 
     @rescuer.handler
     def stuck() -> str:
