@@ -11,6 +11,7 @@ kind of connection, sync or async, holds it in its own way (`lines`).
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from weakref import WeakSet
@@ -46,7 +47,7 @@ _TRIES: Final = 10
 class Callers:
     """What the store does on connections that are not its own."""
 
-    def __init__(self, name: str, *, identity: Callable[[], object], rings: bool) -> None:
+    def __init__(self, name: str, *, identity: Callable[[], str], rings: bool) -> None:
         """name: the store's database. identity: reads which one it is. rings: whether enqueueing rings the doorbell."""
         self._name = name
         self._identity = identity
@@ -108,7 +109,8 @@ class Callers:
                     f"db= leads to other tables than those of {self._name}, on which the service works. Pass a "
                     "connection to that database and schema, or leave db= out to enqueue in a transaction of its own."
                 )
-            self._known.add(found.connection)
+            with suppress(TypeError):  # some cannot be remembered without being kept alive: they are asked each time
+                self._known.add(found.connection)
         return (yield from talk)
 
     def _insertion(self, jobs: Sequence[NewJob], now: datetime) -> Talk[list[int]]:
@@ -152,9 +154,9 @@ def _holder_or_new(job: NewJob, now: datetime) -> Talk[int]:
     )
 
 
-def _identity() -> Talk[object]:
+def _identity() -> Talk[str]:
     ((identity,),) = yield _SQL["identity"], {}
-    return identity
+    return str(identity)  # psycopg2 knows no UUIDs
 
 
 def _in_savepoint(talk: Talk[T]) -> Talk[T]:

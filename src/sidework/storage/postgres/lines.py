@@ -217,29 +217,154 @@ def _in_transaction(connection: psycopg.Connection[Any] | psycopg.AsyncConnectio
     return not connection.autocommit or connection.pgconn.transaction_status != pq.TransactionStatus.IDLE
 
 
+# -------------------------------------------------------------------------------- other drivers and frameworks
+
+
+class _Asyncpg:
+    """A connection of asyncpg, or one lent by its pool."""
+
+    def __init__(self, connection: Any) -> None:
+        self.connection = connection
+
+    @property
+    def in_transaction(self) -> bool:
+        return bool(self.connection.is_in_transaction())
+
+    async def send(self, sql: str, parameters: Mapping[str, Any]) -> Rows:
+        text, values = numbered(sql, parameters)
+        return [tuple(row) for row in await self.connection.fetch(text, *values)]
+
+    def is_refusal(self, error: Exception) -> bool:
+        return type(error).__module__.startswith("asyncpg")
+
+
+class _Cursors:
+    """Whatever has `cursor()` and takes psycopg's placeholders: psycopg2, Django's connections."""
+
+    def __init__(self, connection: Any, *, in_transaction: bool) -> None:
+        self.connection = connection
+        self.in_transaction = in_transaction
+
+    def send(self, sql: str, parameters: Mapping[str, Any]) -> Rows:
+        with self.connection.cursor() as cursor:
+            cursor.execute(sql, dict(parameters) or None)
+            return [tuple(row) for row in cursor.fetchall()] if cursor.description is not None else []
+
+    def is_refusal(self, error: Exception) -> bool:
+        return _is_of_a_database(error)
+
+
+class _Alchemy:
+    """A Connection of SQLAlchemy, on psycopg or psycopg2."""
+
+    def __init__(self, connection: Any, *, stands_for: Any) -> None:
+        """stands_for: the session that the caller passed, or the connection itself."""
+        self.connection = stands_for
+        self._connection = connection
+
+    @property
+    def in_transaction(self) -> bool:
+        """SQLAlchemy begins by itself, unless it is told to commit each statement."""
+        return bool(self._connection.in_transaction()) or self._connection.get_isolation_level() != "AUTOCOMMIT"
+
+    def send(self, sql: str, parameters: Mapping[str, Any]) -> Rows:
+        return _sent_by_alchemy(self._connection, sql, parameters)
+
+    def is_refusal(self, error: Exception) -> bool:
+        return _is_of_a_database(error)
+
+
+class _AsyncAlchemy:
+    """An AsyncConnection of SQLAlchemy, on asyncpg or psycopg."""
+
+    def __init__(self, connection: Any, *, stands_for: Any) -> None:
+        """connection: awaited once, where it is that of a session."""
+        self.connection = stands_for
+        self._connection = connection
+        self._opened: Any = None
+
+    @property
+    def in_transaction(self) -> bool:
+        """Taken to be one: a session begins by itself, and outside of one the first SAVEPOINT begins."""
+        return True
+
+    async def send(self, sql: str, parameters: Mapping[str, Any]) -> Rows:
+        if self._opened is None:
+            self._opened = await self._connection()
+        rows: Rows = await self._opened.run_sync(_sent_by_alchemy, sql, parameters)
+        return rows
+
+    def is_refusal(self, error: Exception) -> bool:
+        return _is_of_a_database(error)
+
+
+def _sent_by_alchemy(connection: Any, sql: str, parameters: Mapping[str, Any]) -> Rows:
+    """Send by SQLAlchemy's own connection, in the placeholders of its driver, so that it begins as it always does."""
+    if connection.dialect.paramstyle == "numeric_dollar":
+        text, values = numbered(sql, parameters)
+        result = connection.exec_driver_sql(text, tuple(values))
+    elif connection.dialect.paramstyle in ("pyformat", "format"):
+        result = connection.exec_driver_sql(sql, dict(parameters))
+    else:
+        raise SideworkError(
+            f"SQLAlchemy's driver {connection.dialect.driver!r} is not known here; use psycopg, psycopg2 or asyncpg"
+        )
+    return [tuple(row) for row in result] if result.returns_rows else []
+
+
+def numbered(sql: str, parameters: Mapping[str, Any]) -> tuple[str, list[Any]]:
+    """Return a statement with $1, $2, … and the values in that order."""
+    names: list[str] = []
+
+    def number(found: re.Match[str]) -> str:
+        if found[1] not in names:
+            names.append(found[1])
+        return f"${names.index(found[1]) + 1}"
+
+    text = _PARAMETER.sub(number, sql)
+    return text, [parameters[name] for name in names]
+
+
+def _is_of_a_database(error: Exception) -> bool:
+    """Whether an error is one of a driver, or what a framework makes of it."""
+    return type(error).__module__.partition(".")[0] in _LIBRARIES
+
+
+_LIBRARIES: Final = frozenset({"psycopg", "psycopg2", "asyncpg", "sqlalchemy", "django"})
+
+
 # -------------------------------------------------------------------------------------------------- which one
 
 
 def line(connection: object, name: str) -> Line:
     """Return how to talk over a sync connection or session. Raises SideworkError for what cannot be talked over."""
-    match connection:
-        case psycopg.Connection():
-            return Line(_Psycopg(connection), name)
-        case psycopg.AsyncConnection():
-            raise SideworkError(
-                "db= is a connection that has to be awaited. Use aenqueue(…, db=…) or await job.acomplete(…) instead."
-            )
-        case _:
-            raise _unknown(connection, name)
+    if isinstance(connection, psycopg.Connection):
+        return Line(_Psycopg(connection), name)
+    ancestors = _ancestors(connection)
+    if ancestors & _AWAITED:
+        raise SideworkError(
+            "db= is a connection or session that has to be awaited. Use aenqueue(…, db=…) or "
+            "await job.acomplete(…) instead."
+        )
+    driver = _sync_driver(connection, ancestors)
+    if driver is None:
+        raise _unknown(connection, name)
+    return Line(driver, name)
 
 
 def awaited_line(connection: object, name: str) -> Line | AsyncLine:
     """Return how to talk over a connection or session, async or sync."""
-    match connection:
-        case psycopg.AsyncConnection():
-            return psycopg_line(connection, name)
-        case _:
-            return line(connection, name)
+    if isinstance(connection, psycopg.AsyncConnection):
+        return psycopg_line(connection, name)
+    ancestors = _ancestors(connection)
+    if ancestors & _OF_ASYNCPG:
+        return AsyncLine(_Asyncpg(connection), name)
+    anything: Any = connection
+    if ASYNC_SESSION in ancestors:
+        return AsyncLine(_AsyncAlchemy(anything.connection, stands_for=connection), name)
+    if ASYNC_CONNECTION in ancestors:
+        return AsyncLine(_AsyncAlchemy(partial(_itself, connection), stands_for=connection), name)
+    return line(connection, name)
 
 
 def psycopg_line(connection: psycopg.AsyncConnection[Any], name: str) -> AsyncLine:
@@ -247,11 +372,46 @@ def psycopg_line(connection: psycopg.AsyncConnection[Any], name: str) -> AsyncLi
     return AsyncLine(_AsyncPsycopg(connection), name)
 
 
+async def _itself(connection: object) -> object:
+    return connection
+
+
+ASYNC_SESSION: Final = "sqlalchemy.ext.asyncio.session.AsyncSession"
+ASYNC_CONNECTION: Final = "sqlalchemy.ext.asyncio.engine.AsyncConnection"
+_OF_ASYNCPG: Final = frozenset({"asyncpg.connection.Connection", "asyncpg.pool.PoolConnectionProxy"})
+_AWAITED: Final = _OF_ASYNCPG | {ASYNC_SESSION, ASYNC_CONNECTION, "psycopg.AsyncConnection"}
+_SESSIONS: Final = frozenset({"sqlalchemy.orm.session.Session", "sqlalchemy.orm.scoping.scoped_session"})
+_CONNECTION: Final = "sqlalchemy.engine.base.Connection"
+_OF_DJANGO: Final = frozenset(
+    {"django.db.backends.postgresql.base.DatabaseWrapper", "django.utils.connection.ConnectionProxy"}
+)
+_OF_PSYCOPG2: Final = "psycopg2.extensions.connection"
+
+
+def _sync_driver(connection: Any, ancestors: frozenset[str]) -> Driver | None:
+    if ancestors & _SESSIONS:
+        return _Alchemy(connection.connection(), stands_for=connection)
+    if _CONNECTION in ancestors:
+        return _Alchemy(connection, stands_for=connection)
+    if ancestors & _OF_DJANGO and connection.vendor == "postgresql":
+        wrapper = getattr(connection, "_connections", None)
+        real = connection if wrapper is None else wrapper[connection._alias]  # noqa: SLF001 - a proxy has no other way
+        return _Cursors(real, in_transaction=not real.get_autocommit())
+    if _OF_PSYCOPG2 in ancestors:
+        return _Cursors(connection, in_transaction=not connection.autocommit or connection.status != 1)
+    return None
+
+
+def _ancestors(connection: object) -> frozenset[str]:
+    """Return the names of a thing's classes: so that what is meant is known without importing any of them."""
+    return frozenset(f"{kind.__module__}.{kind.__qualname__}" for kind in type(connection).__mro__)
+
+
 def _unknown(connection: object, name: str) -> SideworkError:
     kind = f"{type(connection).__module__}.{type(connection).__qualname__}"
-    if "sqlite" in kind:
+    if "sqlite" in kind or getattr(connection, "vendor", "") == "sqlite":
         return WrongDatabase(f"db= is a {kind}, but the service works on {name}")
     return SideworkError(
         f"db= is a {kind}, which sidework cannot write through. For a PostgreSQL database it takes connections of "
-        "psycopg (sync and async)."
+        "psycopg, psycopg2 and asyncpg, connections and sessions of SQLAlchemy (sync and async), and those of Django."
     )

@@ -72,7 +72,7 @@ class PostgresStorage:
         self._address = Address(url)
         self._durability = durability
         self._notify = notify
-        self._identity: object = None
+        self._identity: str | None = None
         self._session = Session(
             load(files("sidework.storage.postgres") / "queries.sql"), durability=durability, wait=wait
         )
@@ -150,9 +150,9 @@ class PostgresStorage:
         """Do the same on a connection that may have to be awaited."""
         return await self._callers.acomplete(connection, outcome, now=now)
 
-    def _read_identity(self) -> object:
+    def _read_identity(self) -> str:
         if self._identity is None:
-            self._identity = self._database.read(partial(self._session.one, statement="identity"))
+            self._identity = str(self._database.read(partial(self._session.one, statement="identity")))
         return self._identity
 
     # ---------------------------------------------------------------------------------------------------- work
