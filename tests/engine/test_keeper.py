@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 class Doomed:
     """Another process with a seat at the database and jobs in its hands."""
 
-    def __init__(self, path: Path, claims: int) -> None:
+    def __init__(self, path: str, claims: int) -> None:
         program = textwrap.dedent(f"""
             import sys, time
             from datetime import UTC, datetime
@@ -36,7 +36,7 @@ class Doomed:
             from sidework.storage.contract import Want
             from sidework.storage.open import open_storage
 
-            storage, now = open_storage({str(path)!r}), datetime(2026, 1, 1, 12, tzinfo=UTC)
+            storage, now = open_storage({path!r}), datetime(2026, 1, 1, 12, tzinfo=UTC)
             seat = storage.join(NewWorker(keys=frozenset("k"), queues=None, concurrency=100), now=now)
             turn = storage.exchange(seat.worker, [], Want(keys=frozenset({{"k"}}), room={claims}), now=now)
             print(len(turn.claimed), flush=True)

@@ -61,7 +61,7 @@ def django(url: str) -> Iterator[Caller]:
     from django.db.backends.postgresql.base import DatabaseWrapper
 
     parts = urlsplit(url)
-    settings = {
+    settings: dict[str, Any] = {
         "ENGINE": "django.db.backends.postgresql",
         "NAME": parts.path[1:],
         "USER": parts.username,

@@ -18,6 +18,7 @@ from psycopg import pq
 from psycopg.rows import tuple_row
 
 from sidework.errors import DatabaseBusy, DatabaseUnavailable, NotMigrated, SideworkError, WrongDatabase
+from sidework.storage import foreign
 from sidework.storage.postgres.connect import translate
 
 T = TypeVar("T")
@@ -340,8 +341,8 @@ def line(connection: object, name: str) -> Line:
     """Return how to talk over a sync connection or session. Raises SideworkError for what cannot be talked over."""
     if isinstance(connection, psycopg.Connection):
         return Line(_Psycopg(connection), name)
-    ancestors = _ancestors(connection)
-    if ancestors & _AWAITED:
+    ancestors = foreign.ancestors(connection)
+    if isinstance(connection, psycopg.AsyncConnection) or ancestors & foreign.AWAITED:
         raise SideworkError(
             "db= is a connection or session that has to be awaited. Use aenqueue(…, db=…) or "
             "await job.acomplete(…) instead."
@@ -356,13 +357,13 @@ def awaited_line(connection: object, name: str) -> Line | AsyncLine:
     """Return how to talk over a connection or session, async or sync."""
     if isinstance(connection, psycopg.AsyncConnection):
         return psycopg_line(connection, name)
-    ancestors = _ancestors(connection)
-    if ancestors & _OF_ASYNCPG:
+    ancestors = foreign.ancestors(connection)
+    if ancestors & foreign.OF_ASYNCPG:
         return AsyncLine(_Asyncpg(connection), name)
     anything: Any = connection
-    if ASYNC_SESSION in ancestors:
+    if foreign.ASYNC_SESSION in ancestors:
         return AsyncLine(_AsyncAlchemy(anything.connection, stands_for=connection), name)
-    if ASYNC_CONNECTION in ancestors:
+    if foreign.ASYNC_CONNECTION in ancestors:
         return AsyncLine(_AsyncAlchemy(partial(_itself, connection), stands_for=connection), name)
     return line(connection, name)
 
@@ -376,35 +377,18 @@ async def _itself(connection: object) -> object:
     return connection
 
 
-ASYNC_SESSION: Final = "sqlalchemy.ext.asyncio.session.AsyncSession"
-ASYNC_CONNECTION: Final = "sqlalchemy.ext.asyncio.engine.AsyncConnection"
-_OF_ASYNCPG: Final = frozenset({"asyncpg.connection.Connection", "asyncpg.pool.PoolConnectionProxy"})
-_AWAITED: Final = _OF_ASYNCPG | {ASYNC_SESSION, ASYNC_CONNECTION, "psycopg.AsyncConnection"}
-_SESSIONS: Final = frozenset({"sqlalchemy.orm.session.Session", "sqlalchemy.orm.scoping.scoped_session"})
-_CONNECTION: Final = "sqlalchemy.engine.base.Connection"
-_OF_DJANGO: Final = frozenset(
-    {"django.db.backends.postgresql.base.DatabaseWrapper", "django.utils.connection.ConnectionProxy"}
-)
-_OF_PSYCOPG2: Final = "psycopg2.extensions.connection"
-
-
 def _sync_driver(connection: Any, ancestors: frozenset[str]) -> Driver | None:
-    if ancestors & _SESSIONS:
+    if ancestors & foreign.SESSIONS:
         return _Alchemy(connection.connection(), stands_for=connection)
-    if _CONNECTION in ancestors:
+    if foreign.CONNECTION in ancestors:
         return _Alchemy(connection, stands_for=connection)
-    if ancestors & _OF_DJANGO and connection.vendor == "postgresql":
+    if ancestors & foreign.OF_DJANGO and connection.vendor == "postgresql":
         wrapper = getattr(connection, "_connections", None)
         real = connection if wrapper is None else wrapper[connection._alias]  # noqa: SLF001 - a proxy has no other way
         return _Cursors(real, in_transaction=not real.get_autocommit())
-    if _OF_PSYCOPG2 in ancestors:
+    if foreign.OF_PSYCOPG2 in ancestors:
         return _Cursors(connection, in_transaction=not connection.autocommit or connection.status != 1)
     return None
-
-
-def _ancestors(connection: object) -> frozenset[str]:
-    """Return the names of a thing's classes: so that what is meant is known without importing any of them."""
-    return frozenset(f"{kind.__module__}.{kind.__qualname__}" for kind in type(connection).__mro__)
 
 
 def _unknown(connection: object, name: str) -> SideworkError:

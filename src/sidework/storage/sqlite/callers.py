@@ -21,6 +21,7 @@ from sidework.errors import NotMigrated, SideworkError, WrongDatabase
 from sidework.model.job import JobStatus
 from sidework.storage.sqlite import rows
 from sidework.storage.sqlite.connect import translate
+from sidework.storage.sqlite.unwrap import aunwrap, must_be_awaited, unwrap
 from sidework.storage.statements import load
 
 if TYPE_CHECKING:
@@ -114,6 +115,7 @@ class Callers:
 
     async def ainsert(self, connection: object, jobs: Sequence[NewJob], *, now: datetime) -> list[int]:
         """Do the same on a connection of aiosqlite, in that connection's own thread, or on one of sqlite3."""
+        connection = await aunwrap(connection)
         if not isinstance(connection, aiosqlite.Connection):
             return self.insert(connection, jobs, now=now)
         insertion = self.insertion(jobs, now=now)
@@ -134,6 +136,7 @@ class Callers:
 
     async def acomplete(self, connection: object, outcome: Outcome, *, now: datetime) -> bool:
         """Do the same on a connection of aiosqlite, or on one of sqlite3."""
+        connection = await aunwrap(connection)
         if not isinstance(connection, aiosqlite.Connection):
             return self.complete(connection, outcome, now=now)
         settle = partial(_settle, outcome=outcome, now=rows.to_text(now))
@@ -319,16 +322,17 @@ def _plain_cursor(connection: sqlite3.Connection) -> sqlite3.Cursor:
 
 
 def _not_awaited(connection: object, instead: str) -> sqlite3.Connection:
-    if isinstance(connection, sqlite3.Connection):
+    if isinstance(connection := unwrap(connection), sqlite3.Connection):
         return connection
-    if isinstance(connection, aiosqlite.Connection):
+    if isinstance(connection, aiosqlite.Connection) or must_be_awaited(connection):
         raise SideworkError(
-            f"db= is a connection of aiosqlite, which has to be awaited. Use {instead}(…, db=…) instead."
+            f"db= is a connection of aiosqlite or a session on one, which has to be awaited. "
+            f"Use {instead}(…, db=…) instead."
         )
     raise SideworkError(
         f"db= is a {type(connection).__module__}.{type(connection).__qualname__}, which sidework cannot write through. "
-        "For a SQLite database it takes a sqlite3.Connection, or in async code an aiosqlite.Connection; an ORM's "
-        "session can hand out the driver's connection that it uses."
+        "For a SQLite database it takes a sqlite3.Connection, or in async code an aiosqlite.Connection; a session or "
+        "connection of SQLAlchemy; or one of Django. Another ORM can hand out the driver's connection that it uses."
     )
 
 
