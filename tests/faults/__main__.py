@@ -145,8 +145,8 @@ class Long:
         remarks = (
             f"enqueue p99 {percentile(found['latencies'], 0.99) * 1000:.0f} ms; lock held by another for "
             f"{found['held_for']:.0f} s; errors {len(found['refused'])}; "
-            f"log {_megabytes(found['log_without_reader'])}, beside an old snapshot {_megabytes(found['log_beside_reader'])}, then "
-            f"{_megabytes(found['log_afterwards'])}"
+            f"log {_megabytes(found['log_without_reader'])}, beside an old snapshot "
+            f"{_megabytes(found['log_beside_reader'])}, then {_megabytes(found['log_afterwards'])}"
         )
         wrongs = found["findings"]["wrongs"] + found["refused"]
         return _row("F6 busy storm", found["enqueues"], found, wrongs, remarks)

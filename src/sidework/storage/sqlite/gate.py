@@ -111,7 +111,7 @@ class WriteGate:
 
     def explain_busy(self) -> str:
         """Return a sentence about who holds the write lock, as far as the system tells, and what to do."""
-        holders = _holders_of_write_lock(self._path)
+        holders = holders_of_write_lock(self._path)
         start = f"{self._path}: no turn to write within {self._wait:g} s. "
         if os.getpid() in holders:
             return start + (
@@ -480,7 +480,7 @@ def _run_in_savepoint(connection: sqlite3.Connection, request: _Request[Any]) ->
     connection.execute("RELEASE one_of_many")
 
 
-def _holders_of_write_lock(path: str) -> frozenset[int]:
+def holders_of_write_lock(path: str) -> frozenset[int]:
     """Return the processes that /proc/locks names as writers of this database; empty where it cannot be known."""
     try:
         inode = str(Path(f"{os.path.realpath(path)}-shm").stat().st_ino)
