@@ -53,11 +53,11 @@ class Bench:
         if attempt.outcome is not None and not attempt.settled:
             self._ended.append(attempt)
 
-    def take_ended(self) -> list[Attempt]:
-        """Return the attempts whose outcomes are to be written, and keep none."""
+    def take_ended(self, *, crowded: bool = False) -> list[Attempt]:
+        """Return the attempts whose outcomes are to be written, and keep none. crowded: others write here too."""
         now = self._monotonic()
         for queue, lane in list(self._lanes.items()):
-            lane.measure(now)
+            lane.measure(now, crowded=crowded)
             if lane.deserted(now):
                 del self._lanes[queue]
         ended, self._ended = self._ended, []

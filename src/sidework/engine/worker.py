@@ -259,7 +259,7 @@ class Worker:
         return self._pause()
 
     async def _exchange(self) -> None:
-        ended, want = self._bench.take_ended(), self._want()
+        ended, want = self._bench.take_ended(crowded=self._turn.crowded), self._want()
         outcomes = [attempt.outcome for attempt in ended if attempt.outcome is not None]
         self._exchanging = True
         try:

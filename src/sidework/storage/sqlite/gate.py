@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast
 from sidework.clock import SystemClock
 from sidework.errors import DatabaseBusy, SideworkError
 from sidework.storage.sqlite.connect import is_busy
-from sidework.storage.sqlite.line import WritersLine
+from sidework.storage.sqlite.line import REMEMBERED_FOR, WritersLine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -57,6 +57,7 @@ class WriteGate:
         self._writer: _Writer | None = None
         self._writer_changes = threading.Lock()
         self._room_until = 0.0
+        self._waited_at = -REMEMBERED_FOR
         self._process: int | None = None
 
     def write(self, act: Callable[[sqlite3.Connection], T], *, leave_room: bool = False) -> T:
@@ -84,12 +85,23 @@ class WriteGate:
         """
         self._refuse_who_would_wait_for_itself()
         deadline = self._clock.monotonic() + self._wait
-        if not self._turnstile.take(self._wait):
-            raise self._busy()
+        if not self._turnstile.take_if_free():
+            self._waited_at = self._clock.monotonic()
+            if not self._turnstile.take(self._wait):
+                raise self._busy()
         if not by_this_thread:
             self._turnstile.owner = None
-        self._line.take(deadline - self._clock.monotonic())
+        try:
+            self._line.take(deadline - self._clock.monotonic())
+        except BaseException:
+            self._turnstile.give()
+            raise
         return Hold(self._turnstile, self._line, deadline - self._clock.monotonic())
+
+    @property
+    def crowded(self) -> bool:
+        """Whether somebody had to wait for us lately, here or in another process: keep transactions short."""
+        return self._line.crowded or self._clock.monotonic() - self._waited_at < REMEMBERED_FOR
 
     def close(self) -> None:
         """Let the writer thread finish and close the connection. The next use opens both again.
@@ -189,6 +201,7 @@ class WriteGate:
         return writer is None or writer.requests.empty()
 
     def _queue(self, act: Callable[[sqlite3.Connection], T], deadline: float) -> T:
+        self._waited_at = self._clock.monotonic()
         request = _Request(act, deadline)
         with self._writer_changes:
             if self._writer is None:

@@ -216,7 +216,8 @@ class SqliteStorage:
         def act(connection: sqlite3.Connection) -> Turn:
             return self._turning.take(connection, worker, settle, want, now)
 
-        return self._through_the_gate(act, leave_room=True)
+        turn = self._through_the_gate(act, leave_room=True)
+        return msgspec.structs.replace(turn, crowded=True) if self._gate.crowded else turn
 
     def _turn_one_by_one(self, worker: int, settle: Sequence[Outcome], want: Want, now: datetime) -> Turn:
         """Settle each outcome in a transaction of its own, so that what the database refuses holds up nobody else."""
