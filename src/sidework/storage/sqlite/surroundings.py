@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from sidework.model.health import Finding, Level
-from sidework.storage.sqlite.gate import holders_of_write_lock
+from sidework.storage.sqlite.holders import holders_of_write_lock
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
