@@ -49,6 +49,15 @@ def has_a_place(line: WritersLine) -> bool:
     return line._held
 
 
+def is_crowded(line: WritersLine) -> bool:
+    return line.crowded
+
+
+def take_and_give(line: WritersLine) -> None:
+    line.take(DEADLINE)
+    line.give()
+
+
 def meet_a_stranger(line: WritersLine) -> None:
     line.take(DEADLINE)
     line.begun(met_somebody=True)
@@ -188,17 +197,17 @@ def test_who_had_to_wait_lets_all_know_that_it_is_crowded(lines: tuple[WritersLi
     first, second = lines
     first.take(DEADLINE)
     first.give()
-    assert not first.crowded
+    assert not is_crowded(first)
     first.take(DEADLINE)
-    waiting = threading.Thread(target=lambda: (second.take(DEADLINE), second.give()))
+    waiting = threading.Thread(target=take_and_give, args=(second,))
     waiting.start()
     while second._patience is None or not second._patience.waiting:
         assert waiting.is_alive()
     first.give()
     waiting.join(DEADLINE)
-    assert second.crowded
+    assert is_crowded(second)
     first.take(DEADLINE)
-    assert first.crowded
+    assert is_crowded(first)
     first.give()
 
 
@@ -206,5 +215,5 @@ def test_a_stranger_makes_it_crowded(lines: tuple[WritersLine, WritersLine]) -> 
     first, second = lines
     meet_a_stranger(first)
     second.take(DEADLINE)
-    assert second.crowded
+    assert is_crowded(second)
     second.give()
