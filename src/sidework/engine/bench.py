@@ -107,6 +107,11 @@ class Bench:
         """Whether so many fast jobs are at hand that writing what ended can wait for more of it."""
         return any(lane.plentiful for lane in self._lanes.values())
 
+    def has_stock(self, queue: str) -> bool:
+        """Whether more than half of the jobs that are worth having are at hand."""
+        lane = self._lanes.get(queue)
+        return lane is not None and bool(lane.ready) and 2 * len(lane.ready) > lane.worth_having
+
     @property
     def has_ready(self) -> bool:
         """Whether jobs wait to be started."""
