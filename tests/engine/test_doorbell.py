@@ -10,6 +10,8 @@ from tests.engine.faulty import Faulty
 from tests.engine.rig import DEADLINE
 
 from sidework.clock import SystemClock
+from sidework.engine.bridge import Bridge
+from sidework.engine.ear import Ear
 from sidework.engine.events import JobEnded, JobsRescued, WorkerJoined
 from sidework.engine.worker import LONGEST_WITHOUT_A_LOOK
 
@@ -173,3 +175,24 @@ async def test_a_worker_is_woken_from_any_thread(rig: Rig, monkeypatch: pytest.M
         rig.add("k")
         await asyncio.to_thread(life.worker.wake)
         await rig.told(JobEnded)
+
+
+async def test_a_ring_that_reaches_a_busy_worker_is_answered_a_little_later(rig: Rig):
+    bell, asked, accepted = Bell(), [], asyncio.Event()
+
+    def on_commit() -> bool:
+        asked.append(len(asked))
+        if len(asked) == 3:
+            accepted.set()
+        return accepted.is_set()
+
+    storage = Faulty(rig.storage)
+    storage.instead["doorbell"] = lambda: bell
+    bridge = Bridge("ear")
+    ear = Ear(storage, bridge, longest=DEADLINE, on_commit=on_commit, on_death=lambda: None)
+    await ear.open()
+    bell.ring()
+    await asyncio.wait_for(accepted.wait(), DEADLINE)
+    assert bell.waits == 1  # further rings are not even heard while one is unanswered
+    await ear.close()
+    bridge.close()

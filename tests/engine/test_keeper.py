@@ -20,7 +20,6 @@ from sidework.model.job import JobStatus, RetentionRule
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from tests.engine.rig import Rig
 

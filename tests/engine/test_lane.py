@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sidework.engine.lane import DESERTED_SECONDS, MOST_AHEAD, STALE_SECONDS, Lane
+from sidework.engine.lane import DESERTED_SECONDS, MOST_AHEAD, MOST_AHEAD_IN_A_CROWD, STALE_SECONDS, Lane
 from sidework.model.job import Claim, ClaimedJob
 
 
@@ -108,3 +108,17 @@ def test_a_job_that_is_dropped_is_not_started():
     lane.add([job(1), job(2)])
     lane.drop(job(1).claim)
     assert lane.next(0.0) == job(2)
+
+
+def test_in_a_crowd_less_is_claimed_ahead_so_that_turns_are_short():
+    lane = Lane(10, 0.0)
+    for second in range(1, 30):
+        lane.running += 50_000
+        for _ in range(50_000):
+            lane.end(0.0001)
+        lane.measure(float(second))
+    assert lane.worth_having == MOST_AHEAD
+    lane.running += 1
+    lane.end(0.0001)
+    lane.measure(31.0, crowded=True)
+    assert lane.worth_having == MOST_AHEAD_IN_A_CROWD

@@ -135,7 +135,12 @@ def test_closing_ends_threads_that_wait_and_those_that_are_done():
         writers.start(entered.set)
         await finished(entered)
         entered.clear()
-        writers.start(lambda: (entered.set(), go_on.wait(DEADLINE)))
+
+        def enter_and_wait():
+            entered.set()
+            go_on.wait(DEADLINE)
+
+        writers.start(enter_and_wait)
         await finished(entered)
         mine = [t for t in threading.enumerate() if t.name.startswith("sidework-writer") and t.name not in names]
         assert mine

@@ -34,11 +34,12 @@ PLACES: Final = (SURVIVOR, WORKER, WORKER, WORKER, ENQUEUER, ENQUEUER)
 """Who is at work at once; the survivor is never killed, and sees the deaths of the others."""
 DWELL: Final = 0.004
 KILLS_PER_DATABASE: Final = 250
-PATIENCE: Final = 1.0
+PATIENCE: Final = 0.6
 """Seconds after which a victim that did not come to its point is killed where it is."""
 FOUNDERS: Final = 3
 """Processes that die while they make the tables, in each database."""
-AT_POINTS, INSIDE_A_JOB = 0.3, 0.6
+LONG_PATIENCE: Final = 5.0
+AT_POINTS, INSIDE_A_JOB = 0.35, 0.55
 """Shares of the victims; the rest is killed at random."""
 LONGEST_DRAIN: Final = 60.0
 
@@ -184,15 +185,15 @@ class Campaign:
         self._slots.clear(place)
         chance = self._random.random()
         victim = role != SURVIVOR
-        if point is None and victim and chance < AT_POINTS:
+        if point is None and victim and chance < AT_POINTS and not self._too_few_inside:
             point = self._next_point(role)
-        wants_inside = victim and point is None and chance > 1 - INSIDE_A_JOB
-        kill_at = now() + self._random.random() * 0.2 if victim and point is None and not wants_inside else None
+        wants_inside = victim and point is None and (chance > 1 - INSIDE_A_JOB or self._too_few_inside)
+        kill_at = now() + self._random.random() * 0.1 if victim and point is None and not wants_inside else None
 
         def be() -> None:
             walker = Walker(self._slots, place)
             if point is not None:
-                passing = random.Random(seed).randint(1, max(1, min(self._points[role].get(point, 1), 6)))
+                passing = random.Random(seed).randint(1, max(1, min(self._points[role].get(point, 1), 3)))
                 walker.choose(point, self._numbers.index(point), passing)
             walker.watch()
             dwell = 0.0005 if role == SURVIVOR else DWELL
@@ -206,6 +207,11 @@ class Campaign:
         errors = folder / f"errors of {place} {seed}"
         process = fork(be, errors)
         return Child(role, process, now(), kill_at, wants_inside, errors)
+
+    @property
+    def _too_few_inside(self) -> bool:
+        """Whether the next victims must be hit between a first write and its commit."""
+        return self.figures.inside < INSIDE_A_JOB * self.figures.kills
 
     def _next_point(self, role: str) -> str:
         """Return the points one after the other, in an order by chance."""
@@ -223,7 +229,7 @@ class Campaign:
         if child.role == SURVIVOR or child.killed_at is not None:
             return False
         state, _job, _time, _point = self._slots.read(place)
-        overdue = now() - child.born > PATIENCE
+        overdue = now() - child.born > (LONG_PATIENCE if child.wants_inside else PATIENCE)
         if overdue or (child.wants_inside and state == INSIDE) or (child.kill_at is not None and now() > child.kill_at):
             log.write(history.DIED, process=child.process)
             child.killed_at = now()

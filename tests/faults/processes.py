@@ -1,7 +1,12 @@
-"""Children of a campaign: forked from a process that has imported everything and opened no database."""
+"""Children of a campaign: forked from a process that has imported everything and opened no database.
+
+What the library imports when it is first needed is imported here: a child lives for a tenth of a second.
+"""
 
 from __future__ import annotations
 
+import email.parser  # noqa: F401
+import importlib.readers  # noqa: F401
 import logging
 import os
 import signal
@@ -9,6 +14,9 @@ import sys
 import time
 import traceback
 from typing import TYPE_CHECKING
+
+import sidework.service
+import sidework.storage.sqlite.store  # noqa: F401
 
 if TYPE_CHECKING:
     from collections.abc import Callable

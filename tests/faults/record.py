@@ -89,4 +89,4 @@ def main(arguments: Sequence[str]) -> None:
         transactions=[transaction for transaction in recorder.transactions if transaction],
     )
     target.write_bytes(msgspec.json.encode(recording))
-    sys.stdout.write(f"{len(recording.transactions)}\n")
+    sys.stdout.write(f'{{"transactions": {len(recording.transactions)}}}\n')

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 def test_a_stopped_worker_keeps_its_job_and_a_superseded_one_commits_nothing(figures: Callable[[str], None]):
     found = campaign("pauses", "--scenes", 9, "--pause", 0.7, "--seed", 7)
     figures(
-        f"F7 pauses: {found['pauses']} workers stopped, stolen from {found['stolen']}; {found['superseded']} superseded, "
-        f"late commits accepted {found['late_commits']}"
+        f"F7 pauses: {found['pauses']} workers stopped, stolen from {found['stolen']}; {found['superseded']} "
+        f"superseded, late commits accepted {found['late_commits']}"
     )
     assert (found["stolen"], found["late_commits"], found["wrongs"]) == (0, 0, [])
     assert found["pauses"] == 3

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.faults.running import ROOT, figures_of
+from tests.faults.running import figures_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,8 +18,7 @@ pytest.importorskip("apsw")
 def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("recorded")
     target = folder / "recording.json"
-    command = [sys.executable, "-m", "tests.faults.child", "record", str(folder), str(target), "1"]
-    subprocess.run(command, cwd=ROOT, check=True, timeout=60, stdout=subprocess.DEVNULL)
+    figures_of(["tests.faults.child", "record"], folder, target, 1)
     return target
 
 

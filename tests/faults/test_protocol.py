@@ -218,7 +218,7 @@ def explored() -> Explored:
 
 def test_no_state_has_two_commits_or_one_of_a_superseded_claim(explored: Explored, figures: Callable[[str], None]):
     came_from, broken = explored
-    assert broken is None, way_to(broken, came_from) if broken else ""
+    assert broken is None, way_to(broken, came_from)
     figures(f"F18 protocol: {len(came_from)} states of one job, late or second commits 0")
     assert len(came_from) > 1000
     assert any(state.commits for state in came_from)

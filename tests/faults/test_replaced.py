@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import sqlite3
 import threading
 from contextlib import closing
@@ -61,4 +60,3 @@ def test_a_worker_stops_loudly(tmp_path: Path, misfortune, monkeypatch: pytest.M
     with pytest.raises(WorkerLost, match="removed or replaced"):
         service.stop()
     service.close()
-    assert os.listdir(tmp_path)

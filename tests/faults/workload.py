@@ -97,7 +97,7 @@ class Workload:
 
     # ------------------------------------------------------------------------------------------------- handlers
 
-    def _settle(self, db: sqlite3.Connection, job: JobContext, order: int) -> None:
+    def _settle(self, db: sqlite3.Connection, job: JobContext, order: int, padding: str = "") -> None:  # noqa: ARG002
         self._invoked(job)
         db.execute("INSERT INTO effects VALUES (?, ?)", (job.id, claim_of(job)))
         self._change(db, job, order)

@@ -207,7 +207,11 @@ def test_a_limited_queue_never_runs_more_than_its_limit(database):
 PROGRAM = """
 import sys, threading, asyncio
 from sidework import BackgroundService
-service = BackgroundService(sys.argv[1], grace=float(sys.argv[2]), concurrency=1)
+def tell(event):
+    if type(event).__name__ == "WorkerStopping":
+        print("stopping", flush=True)
+
+service = BackgroundService(sys.argv[1], grace=float(sys.argv[2]), concurrency=1, listeners=[tell])
 
 @service.handler
 async def wait_long() -> None:
@@ -229,10 +233,18 @@ print("finished" if service.run() else "given back", flush=True)
 """
 
 
-def run_program(path, grace):
+def run_program(database, grace):
     return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, str(path), str(grace)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", PROGRAM, str(database), str(grace)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
+
+
+def read_until(program, wanted):
+    """Read lines up to this one: what it tells of has happened then."""
+    for line in program.stdout:
+        if line == f"{wanted}\n":
+            return
+    pytest.fail(f"the program ended without saying {wanted!r}")
 
 
 def enqueue(database, *keys):
@@ -243,11 +255,12 @@ def enqueue(database, *keys):
 def test_sigterm_lets_what_runs_end_and_gives_back_what_does_not_run_yet(database):
     service, [running, waiting] = enqueue(database, "until_told", "until_told")
     with run_program(database, 20) as program:
-        assert program.stdout.readline() == "begun\n"
+        read_until(program, "begun")
         program.send_signal(signal.SIGTERM)
+        read_until(program, "stopping")  # else the handler might end, and the next begin, before the signal is seen
         program.stdin.write("go on\n")
         program.stdin.flush()
-        assert program.stdout.readline() == "finished\n"
+        read_until(program, "finished")
         assert program.wait(DEADLINE) == 0
     assert service.jobs.get(running).status is JobStatus.COMPLETED
     left = service.jobs.get(waiting)
@@ -257,10 +270,11 @@ def test_sigterm_lets_what_runs_end_and_gives_back_what_does_not_run_yet(databas
 def test_a_second_signal_gives_back_what_is_unfinished_without_using_an_attempt(database):
     service, [job_id] = enqueue(database, "wait_long")
     with run_program(database, 60) as program:
-        assert program.stdout.readline() == "begun\n"
+        read_until(program, "begun")
         program.send_signal(signal.SIGTERM)
+        read_until(program, "stopping")
         program.send_signal(signal.SIGINT)
-        assert program.stdout.readline() == "given back\n"
+        read_until(program, "given back")
         program.wait(DEADLINE)
     job = service.jobs.get(job_id)
     assert (job.status, job.attempts, job.crashes) == (JobStatus.PENDING, 0, 0)
@@ -269,9 +283,9 @@ def test_a_second_signal_gives_back_what_is_unfinished_without_using_an_attempt(
 def test_after_the_grace_period_async_work_is_given_back(database):
     service, [job_id] = enqueue(database, "wait_long")
     with run_program(database, 0.01) as program:
-        assert program.stdout.readline() == "begun\n"
+        read_until(program, "begun")
         program.send_signal(signal.SIGTERM)
-        assert program.stdout.readline() == "given back\n"
+        read_until(program, "given back")
         program.wait(DEADLINE)
     assert service.jobs.get(job_id).status is JobStatus.PENDING
 
@@ -279,13 +293,13 @@ def test_after_the_grace_period_async_work_is_given_back(database):
 def test_a_stuck_threads_job_is_free_only_when_its_process_is_gone(database):
     service, [job_id] = enqueue(database, "stuck")
     with run_program(database, 0.01) as program:
-        assert program.stdout.readline() == "begun\n"
+        read_until(program, "begun")
         program.send_signal(signal.SIGSTOP)
         assert service.jobs.get(job_id).status is JobStatus.RUNNING
         assert [worker.alive for worker in service.jobs.workers()] == [True]
         program.send_signal(signal.SIGCONT)
         program.send_signal(signal.SIGTERM)
-        assert program.stdout.readline() == "given back\n"
+        read_until(program, "given back")
         program.wait(DEADLINE)
     assert service.jobs.get(job_id).status is JobStatus.RUNNING
     rescuer = BackgroundService(database)

@@ -348,7 +348,12 @@ def test_the_time_waited_at_the_gate_is_not_waited_again_for_other_processes(
     clock = FrozenClock()
     gate._clock = clock  # type: ignore[assignment]
     waits: list[float] = []
-    monkeypatch.setattr(gate_module, "_begin_immediate", lambda _connection, seconds: waits.append(seconds) or False)
+
+    def is_locked(_connection: sqlite3.Connection, seconds: float) -> bool:
+        waits.append(seconds)
+        return False
+
+    monkeypatch.setattr(gate_module, "_begin_immediate", is_locked)
     with gate.hold():
         (future,) = queue_up(gate, lambda _connection: None)
         clock.advance(3)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sidework.storage.sqlite import line as line_module
-from sidework.storage.sqlite.line import COURTEOUS_FOR, MOST_ROOM, WritersLine
+from sidework.storage.sqlite.line import MOST_ROOM, REMEMBERED_FOR, WritersLine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,6 +47,15 @@ def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 def has_a_place(line: WritersLine) -> bool:
     return line._held
+
+
+def is_crowded(line: WritersLine) -> bool:
+    return line.crowded
+
+
+def take_and_give(line: WritersLine) -> None:
+    line.take(DEADLINE)
+    line.give()
 
 
 def meet_a_stranger(line: WritersLine) -> None:
@@ -145,8 +154,8 @@ def test_courtesy_ends_when_no_stranger_was_met_for_long(
     first, second = lines
     meet_a_stranger(first)
     assert first._file is not None
-    met_at, _ = line_module._times(first._file)
-    os.pwrite(first._file.fileno(), line_module._TIMES.pack(met_at - COURTEOUS_FOR, 0.0), 0)
+    met_at, *_ = line_module._times(first._file)
+    os.pwrite(first._file.fileno(), line_module._TIMES.pack(met_at - REMEMBERED_FOR, 0.0, 0.0), 0)
     second.take(DEADLINE)
     second.begun(met_somebody=False)
     second.give()
@@ -159,7 +168,7 @@ def test_times_of_another_boot_hold_nobody_up(lines: tuple[WritersLine, WritersL
     first, _ = lines
     first.take(DEADLINE)
     assert first._file is not None
-    os.pwrite(first._file.fileno(), line_module._TIMES.pack(1e12, 1e12), 0)
+    os.pwrite(first._file.fileno(), line_module._TIMES.pack(1e12, 1e12, 1e12), 0)
     first.give()
     first.take(DEADLINE)
     first.give()
@@ -182,3 +191,29 @@ def test_where_no_file_can_be_made_the_database_is_asked_at_once(tmp_path: Path)
     line.begun(met_somebody=False)
     line.give()
     assert not has_a_place(line)
+
+
+def test_who_had_to_wait_lets_all_know_that_it_is_crowded(lines: tuple[WritersLine, WritersLine]) -> None:
+    first, second = lines
+    first.take(DEADLINE)
+    first.give()
+    assert not is_crowded(first)
+    first.take(DEADLINE)
+    waiting = threading.Thread(target=take_and_give, args=(second,))
+    waiting.start()
+    while second._patience is None or not second._patience.waiting:
+        assert waiting.is_alive()
+    first.give()
+    waiting.join(DEADLINE)
+    assert is_crowded(second)
+    first.take(DEADLINE)
+    assert is_crowded(first)
+    first.give()
+
+
+def test_a_stranger_makes_it_crowded(lines: tuple[WritersLine, WritersLine]) -> None:
+    first, second = lines
+    meet_a_stranger(first)
+    second.take(DEADLINE)
+    assert is_crowded(second)
+    second.give()

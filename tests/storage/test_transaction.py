@@ -584,6 +584,15 @@ def test_a_read_left_half_done_does_not_pin_the_log(store: SqliteStorage, hand: 
         assert other.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0
 
 
+def test_a_write_whose_rows_were_not_all_read_does_not_keep_the_job_from_being_committed(
+    transaction: SqliteJobTransaction, held: ClaimedJob, db: sqlite3.Connection, path: str
+) -> None:
+    kept_by_the_handler = db.execute("INSERT INTO effects (n) VALUES (1), (2) RETURNING id")
+    next(kept_by_the_handler)
+    assert transaction.commit(ended(held), now=NOON)
+    assert seen_by_others(path) == 2
+
+
 def test_how_long_the_write_lock_was_held_is_told(
     transaction: SqliteJobTransaction, held: ClaimedJob, db: sqlite3.Connection
 ) -> None:

@@ -7,6 +7,7 @@ import sys
 import typer
 
 from sidework.cli.bench.command import bench
+from sidework.cli.check import check
 from sidework.cli.demo.command import demo
 from sidework.cli.doctor import doctor
 from sidework.cli.enqueue import enqueue
@@ -40,6 +41,7 @@ COMMANDS = (
     resume,
     migrate,
     doctor,
+    check,
     bench,
     version,
 )

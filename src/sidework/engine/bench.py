@@ -53,11 +53,11 @@ class Bench:
         if attempt.outcome is not None and not attempt.settled:
             self._ended.append(attempt)
 
-    def take_ended(self) -> list[Attempt]:
-        """Return the attempts whose outcomes are to be written, and keep none."""
+    def take_ended(self, *, crowded: bool = False) -> list[Attempt]:
+        """Return the attempts whose outcomes are to be written, and keep none. crowded: others write here too."""
         now = self._monotonic()
         for queue, lane in list(self._lanes.items()):
-            lane.measure(now)
+            lane.measure(now, crowded=crowded)
             if lane.deserted(now):
                 del self._lanes[queue]
         ended, self._ended = self._ended, []
@@ -106,6 +106,11 @@ class Bench:
     def plentiful(self) -> bool:
         """Whether so many fast jobs are at hand that writing what ended can wait for more of it."""
         return any(lane.plentiful for lane in self._lanes.values())
+
+    def has_stock(self, queue: str) -> bool:
+        """Whether more than half of the jobs that are worth having are at hand."""
+        lane = self._lanes.get(queue)
+        return lane is not None and bool(lane.ready) and 2 * len(lane.ready) > lane.worth_having
 
     @property
     def has_ready(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from sidework.engine.events import logger
@@ -12,6 +13,10 @@ if TYPE_CHECKING:
 
     from sidework.engine.bridge import Bridge
     from sidework.storage.contract import Doorbell, Storage
+
+
+REST_WHILE_BUSY = 0.005
+"""Seconds between two rings that reach a worker which has jobs at hand for every place."""
 
 
 class Ear:
@@ -26,7 +31,7 @@ class Ear:
         on_commit: Callable[[], bool],
         on_death: Callable[[], object],
     ) -> None:
-        """longest: seconds between two looks at the bell. on_commit: says whether it will look because of it."""
+        """longest: seconds between two looks at the bell. on_commit: looks soon and returns True, or is busy."""
         self._storage = storage
         self._bridge = bridge
         self._longest = longest
@@ -62,6 +67,14 @@ class Ear:
             rung = await doorbell.wait(self._longest)
             if doorbell.died():
                 self._on_death()
-            self._looked.clear()
-            if rung and self._on_commit():
-                await self._looked.wait()
+            if rung:
+                await self._answer()
+
+    async def _answer(self) -> None:
+        """Have it looked at: at once, or a little later by whoever is busy. Our own commits ring too, all the time."""
+        self._looked.clear()
+        while not self._on_commit():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._looked.wait(), REST_WHILE_BUSY)
+                return
+        await self._looked.wait()

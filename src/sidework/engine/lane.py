@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 AHEAD_SECONDS = 0.05
 """Jobs are claimed ahead for as long as this, so that a fast handler does not wait for each commit."""
-MOST_AHEAD = 1000
+MOST_AHEAD, MOST_AHEAD_IN_A_CROWD = 1000, 60
+"""A turn over so many jobs holds the write lock for some 12 ms, or for less than one."""
 BATCH_FROM = 100
 """From so many jobs claimed ahead on, ends gather until half are used up; below, each end is written at once."""
 STALE_SECONDS = 0.5
@@ -89,7 +90,7 @@ class Lane:
         self._ended += 1
         self._seconds += WEIGHT * (seconds - self._seconds)
 
-    def measure(self, monotonic: float) -> None:
+    def measure(self, monotonic: float, *, crowded: bool = False) -> None:
         """Take the ends since the last measurement into the estimate of what is worth having.
 
         Two bounds, and the lower one holds: what ended per second, and what an attempt's duration allows. The first
@@ -105,7 +106,7 @@ class Lane:
         worth_having = self._per_second * AHEAD_SECONDS
         if self._seconds > 0:
             worth_having = min(worth_having, self.concurrency * AHEAD_SECONDS / self._seconds)
-        self.worth_having = min(int(worth_having), MOST_AHEAD)
+        self.worth_having = min(int(worth_having), MOST_AHEAD_IN_A_CROWD if crowded else MOST_AHEAD)
 
     def take_stale(self, monotonic: float) -> list[ClaimedJob]:
         """Return the ready jobs if none could be started for too long, and claim no more ahead for now."""

@@ -231,8 +231,8 @@ class Worker:
             return None
 
     def _hear_a_commit(self) -> bool:
-        """Look soon, unless fast jobs are at hand in plenty: then the next turn comes soon enough by itself."""
-        if self._bench.plentiful:
+        """Look soon, unless jobs at hand wait for a place: then a new one would only wait with them."""
+        if self._bench.has_ready:
             return False
         self._loop.wake()
         return True
@@ -259,7 +259,7 @@ class Worker:
         return self._pause()
 
     async def _exchange(self) -> None:
-        ended, want = self._bench.take_ended(), self._want()
+        ended, want = self._bench.take_ended(crowded=self._turn.crowded), self._want()
         outcomes = [attempt.outcome for attempt in ended if attempt.outcome is not None]
         self._exchanging = True
         try:
@@ -342,8 +342,11 @@ class Worker:
             attempt.announce(ClaimLost)
         self._start_ready(attempt.job.queue)
         # What ends during an exchange and is to be written is asked for at its end, when it is clear what is at hand.
-        if not self._bench.plentiful and (attempt.settled or not self._exchanging):
+        if not self._bench.plentiful and (self._is_short_of_jobs(attempt) if attempt.settled else not self._exchanging):
             self._loop.wake()
+
+    def _is_short_of_jobs(self, attempt: Attempt) -> bool:
+        return not self._bench.has_stock(attempt.job.queue)
 
     def _pause(self) -> float | None:
         """Return in how many seconds the next turn is due."""

@@ -71,6 +71,8 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
     """When the next SCHEDULED job is due."""
     suspects: bool = False
     """Whether a ready job waits that may only run alone."""
+    crowded: bool = False
+    """Whether others write to this database: the next turns are to be short."""
 
 
 class Renewal(msgspec.Struct, frozen=True, kw_only=True):

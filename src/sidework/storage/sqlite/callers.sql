@@ -13,8 +13,8 @@ RETURNING +id;
 INSERT INTO background_service_jobs
     (job_key, payload, priority, max_attempts, queue, run_at, options, status, created_at, updated_at)
 SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6,
-       CASE WHEN value ->> 5 IS NULL THEN 'PENDING' ELSE 'SCHEDULED' END, ?2, ?2
-FROM json_each(?1)
+       CASE WHEN value ->> 5 IS NULL THEN 'PENDING' ELSE 'SCHEDULED' END, shared.now, shared.now
+FROM json_each(?) CROSS JOIN (SELECT ? AS now) AS shared
 WHERE TRUE
 RETURNING +id;
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import sqlite3
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from sidework.errors import NotOurTable, SchemaTooNew, SideworkError
 from sidework.model.health import Examination, Finding, Level, RunningJob
-from sidework.storage.sqlite import migrate
+from sidework.storage.sqlite import migrate, surroundings
 from sidework.storage.sqlite.rows import from_text
 from sidework.storage.statements import load
 
@@ -26,7 +29,12 @@ _WAL_RESET_FIXED: Final = {(3, 44): 6, (3, 50): 7, (3, 51): 3}
 
 def examine(connection: sqlite3.Connection, path: str) -> Examination:
     """Look at the library, the file and its tables."""
-    findings = [*_about_settings(connection), _about_log(path), _about_damage(connection)]
+    findings = [
+        *_about_settings(connection),
+        *_about_surroundings(connection, os.path.realpath(path)),
+        _about_log(path),
+        _about_damage(connection),
+    ]
     if findings[-1].level is Level.WELL:
         findings.append(_about_schema(connection))
     if findings[-1].level is Level.ILL:
@@ -36,6 +44,16 @@ def examine(connection: sqlite3.Connection, path: str) -> Examination:
         ready=dict(connection.execute(_SQL["ready_by_key"]).fetchall()),
         oldest_running=_oldest_running(connection),
     )
+
+
+def _about_surroundings(connection: sqlite3.Connection, path: str) -> Iterator[Finding]:
+    yield surroundings.about_file_system(path, surroundings.read("mountinfo"))
+    yield surroundings.about_permissions(path)
+    yield surroundings.about_write_lock(path)
+    with suppress(sqlite3.OperationalError):  # no tables yet, and so no workers
+        here = {"host": socket.gethostname()}
+        processes = [pid for (pid,) in connection.execute(_SQL["processes_of_workers"], here)]
+        yield from surroundings.about_libraries(processes)
 
 
 def has_wal_reset_bug(version: tuple[int, ...]) -> bool:

@@ -17,3 +17,6 @@ SELECT job_key, count(*) FROM background_service_jobs WHERE status = 'PENDING' G
 SELECT id, job_key, last_attempt_at FROM background_service_jobs
 WHERE status = 'RUNNING' AND last_attempt_at IS NOT NULL
 ORDER BY last_attempt_at LIMIT 1;
+
+-- :name processes_of_workers
+SELECT DISTINCT pid FROM background_service_workers WHERE host = :host;

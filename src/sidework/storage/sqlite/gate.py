@@ -13,28 +13,24 @@ import os
 import sqlite3
 import threading
 import time
-from collections import deque
-from pathlib import Path
-from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from sidework.clock import SystemClock
 from sidework.errors import DatabaseBusy, SideworkError
 from sidework.storage.sqlite.connect import is_busy
-from sidework.storage.sqlite.line import WritersLine
+from sidework.storage.sqlite.group import Request, WriterThread, gather, run_in_savepoint
+from sidework.storage.sqlite.holders import holders_of_write_lock
+from sidework.storage.sqlite.line import REMEMBERED_FOR, WritersLine
+from sidework.storage.sqlite.turnstile import Turnstile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from queue import SimpleQueue
 
 T = TypeVar("T")
 
 ROOM_FOR_OTHERS = 0.0005
 """Seconds unlocked between two turns of the engine: without it another process waited 3.5 s for one write (p50)."""
-
-_WAL_WRITE_LOCK = 120
-"""The byte of the -shm file that SQLite locks for as long as somebody writes (see "WAL-mode File Format")."""
-
-_FIELDS_OF_A_LOCK = 8
 
 
 class WriteGate:
@@ -50,13 +46,14 @@ class WriteGate:
         self._wait = wait
         self._path = os.fspath(path)
         self._clock = SystemClock()
-        self._turnstile = _Turnstile()
+        self._turnstile = Turnstile()
         self._line = WritersLine(path)
         self._connection: sqlite3.Connection | None = None
         self._busy_timeout = -1.0
-        self._writer: _Writer | None = None
+        self._writer: WriterThread | None = None
         self._writer_changes = threading.Lock()
         self._room_until = 0.0
+        self._waited_at = -REMEMBERED_FOR
         self._process: int | None = None
 
     def write(self, act: Callable[[sqlite3.Connection], T], *, leave_room: bool = False) -> T:
@@ -84,12 +81,23 @@ class WriteGate:
         """
         self._refuse_who_would_wait_for_itself()
         deadline = self._clock.monotonic() + self._wait
-        if not self._turnstile.take(self._wait):
-            raise self._busy()
+        if not self._turnstile.take_if_free():
+            self._waited_at = self._clock.monotonic()
+            if not self._turnstile.take(self._wait):
+                raise self._busy()
         if not by_this_thread:
             self._turnstile.owner = None
-        self._line.take(deadline - self._clock.monotonic())
+        try:
+            self._line.take(deadline - self._clock.monotonic())
+        except BaseException:
+            self._turnstile.give()
+            raise
         return Hold(self._turnstile, self._line, deadline - self._clock.monotonic())
+
+    @property
+    def crowded(self) -> bool:
+        """Whether somebody had to wait for us lately, here or in another process: keep transactions short."""
+        return self._line.crowded or self._clock.monotonic() - self._waited_at < REMEMBERED_FOR
 
     def close(self) -> None:
         """Let the writer thread finish and close the connection. The next use opens both again.
@@ -111,7 +119,7 @@ class WriteGate:
 
     def explain_busy(self) -> str:
         """Return a sentence about who holds the write lock, as far as the system tells, and what to do."""
-        holders = _holders_of_write_lock(self._path)
+        holders = holders_of_write_lock(self._path)
         start = f"{self._path}: no turn to write within {self._wait:g} s. "
         if os.getpid() in holders:
             return start + (
@@ -189,10 +197,11 @@ class WriteGate:
         return writer is None or writer.requests.empty()
 
     def _queue(self, act: Callable[[sqlite3.Connection], T], deadline: float) -> T:
-        request = _Request(act, deadline)
+        self._waited_at = self._clock.monotonic()
+        request = Request(act, deadline)
         with self._writer_changes:
             if self._writer is None:
-                self._writer = _Writer(self._serve)
+                self._writer = WriterThread(self._serve)
             self._writer.requests.put(request)
         if not request.wait(deadline - self._clock.monotonic()):
             raise self._busy()
@@ -204,7 +213,7 @@ class WriteGate:
         if writer is not None:
             writer.stop()
 
-    def _serve(self, requests: SimpleQueue[_Request[Any] | None]) -> None:
+    def _serve(self, requests: SimpleQueue[Request[Any] | None]) -> None:
         """Be the writer thread: whatever has gathered while the gate was taken is one batch."""
         stopping = False
         while not stopping:
@@ -213,7 +222,7 @@ class WriteGate:
                 return
             self._turnstile.take()
             try:
-                gathered, stopping = _gather(first, requests)
+                gathered, stopping = gather(first, requests)
                 batch = [request for request in gathered if request.begin()]
                 self._commit_for_all(batch)
             finally:
@@ -221,7 +230,7 @@ class WriteGate:
             for request in batch:
                 request.wake()
 
-    def _commit_for_all(self, batch: Sequence[_Request[Any]]) -> None:
+    def _commit_for_all(self, batch: Sequence[Request[Any]]) -> None:
         """Commit all together; where that fails, each alone, so that each gets the answer that is its own."""
         if len(batch) > 1 and self._commit_together(batch):
             return
@@ -231,14 +240,14 @@ class WriteGate:
             except BaseException as error:  # noqa: BLE001 - it belongs to the thread that waits for the answer
                 request.fail(error)
 
-    def _commit_together(self, batch: Sequence[_Request[Any]]) -> bool:
+    def _commit_together(self, batch: Sequence[Request[Any]]) -> bool:
         connection: sqlite3.Connection | None = None
         try:
             connection = self._open()
             self._line.take(batch[0].deadline - self._clock.monotonic())
             self._begin(connection, batch[0].deadline)
             for request in batch:
-                _run_in_savepoint(connection, request)
+                run_in_savepoint(connection, request)
             connection.execute("COMMIT")
         except Exception:  # noqa: BLE001 - whoever it belongs to meets it again when everybody is done alone
             self._undo(connection)
@@ -284,7 +293,7 @@ class Hold:
 
     __slots__ = ("_line", "_released", "_turnstile", "left")
 
-    def __init__(self, turnstile: _Turnstile, line: WritersLine, left: float) -> None:
+    def __init__(self, turnstile: Turnstile, line: WritersLine, left: float) -> None:
         self._turnstile = turnstile
         self._line = line
         self._released = threading.Lock()
@@ -331,174 +340,3 @@ def _begin_immediate(connection: sqlite3.Connection, seconds: float) -> bool:
     finally:
         bound_busy_wait(connection, 0)
     return True
-
-
-class _Turnstile:
-    """A lock that is handed on in the order of arrival, so that nobody overtakes and nobody starves."""
-
-    def __init__(self) -> None:
-        self._mutex = threading.Lock()
-        self._tickets: deque[threading.Lock] = deque()
-        self._taken = False
-        self.owner: int | None = None
-        """The thread that took it; another one may give it back."""
-
-    def take_if_free(self) -> bool:
-        with self._mutex:
-            if self._taken:
-                return False
-            self._taken = True
-        self.owner = threading.get_ident()
-        return True
-
-    def take(self, timeout: float = -1) -> bool:
-        """Wait for our turn, at most `timeout` seconds (-1: for ever). False: time ran out."""
-        ticket = threading.Lock()
-        with self._mutex:
-            if self._taken:
-                ticket.acquire()
-                self._tickets.append(ticket)
-            self._taken = True
-        try:
-            in_time = ticket.acquire(timeout=timeout)
-        except BaseException:
-            if not self._withdraw(ticket):
-                self.give()
-            raise
-        if not in_time and self._withdraw(ticket):
-            return False
-        self.owner = threading.get_ident()
-        return True
-
-    def give(self) -> None:
-        """Hand it to whoever has waited longest."""
-        self.owner = None
-        with self._mutex:
-            if self._tickets:
-                self._tickets.popleft().release()
-            else:
-                self._taken = False
-
-    def _withdraw(self, ticket: threading.Lock) -> bool:
-        """Leave the queue. False: the turn was handed to this ticket meanwhile, and is ours."""
-        with self._mutex:
-            try:
-                self._tickets.remove(ticket)
-            except ValueError:
-                return False
-        return True
-
-
-class _Request(Generic[T]):
-    """An act that waits for the writer thread."""
-
-    __slots__ = ("_answered", "_begun", "_error", "_result", "act", "deadline")
-
-    def __init__(self, act: Callable[[sqlite3.Connection], T], deadline: float) -> None:
-        self.act = act
-        self.deadline = deadline
-        self._begun = threading.Lock()
-        self._answered = threading.Lock()
-        self._answered.acquire()
-        self._result: T | None = None
-        self._error: BaseException | None = None
-
-    def begin(self) -> bool:
-        """Take it on, for good. False: whoever asked has gone away."""
-        return self._begun.acquire(blocking=False)
-
-    def wait(self, timeout: float) -> bool:
-        """Wait for the answer. False: time ran out, and it will not be carried out.
-
-        Once it is begun the answer is waited for: it comes in bounded time, and only it says what was committed.
-        """
-        try:
-            if self._answered.acquire(timeout=max(0.0, timeout)):
-                return True
-        except BaseException:
-            self.begin()
-            raise
-        if self.begin():
-            return False
-        self._answered.acquire()
-        return True
-
-    def succeed(self, result: T) -> None:
-        self._result, self._error = result, None
-
-    def fail(self, error: BaseException) -> None:
-        self._error = error
-
-    def wake(self) -> None:
-        """Let go of whoever waits for the answer."""
-        self._answered.release()
-
-    def answer(self) -> T:
-        """Return what the act returned, or raise what it raised."""
-        if self._error is not None:
-            raise self._error
-        return cast("T", self._result)
-
-
-class _Writer:
-    """The writer thread and its queue; started when somebody first has to wait."""
-
-    def __init__(self, serve: Callable[[SimpleQueue[_Request[Any] | None]], None]) -> None:
-        self.requests: SimpleQueue[_Request[Any] | None] = SimpleQueue()
-        self._thread = threading.Thread(target=serve, args=(self.requests,), name="sidework-writer", daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Finish what is queued and end."""
-        self.requests.put(None)
-        self._thread.join()
-
-
-def _gather(first: _Request[Any], requests: SimpleQueue[_Request[Any] | None]) -> tuple[list[_Request[Any]], bool]:
-    """Return all that is queued now, and whether the end of the queue was reached."""
-    gathered = [first]
-    while True:
-        try:
-            request = requests.get_nowait()
-        except Empty:
-            return gathered, False
-        if request is None:
-            return gathered, True
-        gathered.append(request)
-
-
-def _run_in_savepoint(connection: sqlite3.Connection, request: _Request[Any]) -> None:
-    """Carry one out among others. Raises if it took the whole transaction with it (a full disk, RAISE(ROLLBACK))."""
-    connection.execute("SAVEPOINT one_of_many")
-    try:
-        request.succeed(request.act(connection))
-    except BaseException as error:
-        if not connection.in_transaction:
-            raise
-        connection.execute("ROLLBACK TO one_of_many")
-        request.fail(error)
-    connection.execute("RELEASE one_of_many")
-
-
-def _holders_of_write_lock(path: str) -> frozenset[int]:
-    """Return the processes that /proc/locks names as writers of this database; empty where it cannot be known."""
-    try:
-        inode = str(Path(f"{os.path.realpath(path)}-shm").stat().st_ino)
-        lines = Path("/proc/locks").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return frozenset()
-    return frozenset(filter(None, (_writer_in(line.split(), inode) for line in lines)))
-
-
-def _writer_in(fields: list[str], inode: str) -> int | None:
-    """Return the process in a line of /proc/locks such as `4: POSIX ADVISORY WRITE 812 08:01:5573 120 120`.
-
-    Lines with an arrow are of processes that wait; they have a field more.
-    """
-    if len(fields) != _FIELDS_OF_A_LOCK:
-        return None
-    _, kind, _, mode, pid, file, first, last = fields
-    if (kind, mode) != ("POSIX", "WRITE") or file.rpartition(":")[2] != inode:
-        return None
-    covered = int(first) <= _WAL_WRITE_LOCK and (last == "EOF" or int(last) >= _WAL_WRITE_LOCK)
-    return int(pid) if covered else None

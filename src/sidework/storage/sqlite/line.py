@@ -25,16 +25,17 @@ from sidework.storage.sqlite.lockfile import open_lock_file
 if TYPE_CHECKING:
     import io
 
-COURTEOUS_FOR = 1.0
-"""Seconds after the last stranger was met."""
+REMEMBERED_FOR = 1.0
+"""Seconds for which a stranger, or one of ours who had to wait, is thought of."""
 ROOM = 2.5
 """While courteous, the lock is left alone for so many times as long as it was held: a stranger who looks after 0, 1, 3,
 8 and 18 ms, as SQLite does, then finds it free within 20 ms in 99 of 100 cases."""
 MOST_ROOM = 0.02
 
-_TIMES: Final = struct.Struct("dd")
-"""What the file holds, in the seconds of the system's monotonic clock: when a stranger was met, and until when the lock
-is to be left alone."""
+_TIMES: Final = struct.Struct("ddd")
+"""What the file holds, in the seconds of the system's monotonic clock: when a stranger was met, until when the lock is
+to be left alone, and when one of ours had to wait in line."""
+_NEVER: Final = (-REMEMBERED_FOR, 0.0, -REMEMBERED_FOR)
 
 
 class WritersLine:
@@ -48,14 +49,21 @@ class WritersLine:
         self._patience: _PatientThread | None = None
         self._taken_at = 0.0
         self._held = False
-        self._met_somebody = False
+        self._met_somebody = self._had_to_wait = False
+        self._met_at, self._room_until, self._waited_at = _NEVER
+
+    @property
+    def crowded(self) -> bool:
+        """Whether others wrote here lately, as far as was known when we last took our turn: keep transactions short."""
+        return self._is_lately(self._met_at) or self._is_lately(self._waited_at)
 
     def take(self, timeout: float) -> None:
         """Wait for our turn, and until strangers had room; no longer than `timeout` seconds. Then ask the database."""
         self._met_somebody = False
         if (file := self._open()) is not None and self._lock(file, timeout):
             self._held = True
-            self._leave_room(file)
+            self._met_at, self._room_until, self._waited_at = _times(file)
+            self._leave_room()
         self._taken_at = self._clock.monotonic()
 
     def begun(self, *, met_somebody: bool) -> None:
@@ -69,7 +77,7 @@ class WritersLine:
         if file is None or not held:
             return
         with suppress(OSError):
-            self._note(file, self._clock.monotonic())
+            self._note(file)
         fcntl.flock(file, fcntl.LOCK_UN)
 
     def close(self) -> None:
@@ -91,23 +99,32 @@ class WritersLine:
 
     def _lock(self, file: io.FileIO, timeout: float) -> bool:
         # While the thread waits in the kernel, the lock is its to take: one that we took meanwhile it would release.
-        if (self._patience is None or not self._patience.waiting) and _lock_if_free(file):
+        self._had_to_wait = (self._patience is not None and self._patience.waiting) or not _lock_if_free(file)
+        if not self._had_to_wait:
             return True
         if self._patience is None:
             self._patience = _PatientThread(file)
         return self._patience.wait(timeout)
 
-    def _leave_room(self, file: io.FileIO) -> None:
-        _met_at, room_until = _times(file)
-        pause = room_until - self._clock.monotonic()
+    def _leave_room(self) -> None:
+        pause = self._room_until - self._clock.monotonic()
         if 0 < pause <= MOST_ROOM:  # anything longer was written before the machine was started anew
             time.sleep(pause)
 
-    def _note(self, file: io.FileIO, now: float) -> None:
-        met_at = now if self._met_somebody else _times(file)[0]
-        if 0 <= now - met_at < COURTEOUS_FOR:
-            room = min(ROOM * (now - self._taken_at), MOST_ROOM)
-            os.pwrite(file.fileno(), _TIMES.pack(met_at, now + room), 0)
+    def _note(self, file: io.FileIO) -> None:
+        now = self._clock.monotonic()
+        if self._met_somebody:
+            self._met_at = now
+        if self._had_to_wait:
+            self._waited_at = now
+        courteous = self._is_lately(self._met_at)
+        if courteous:
+            self._room_until = now + min(ROOM * (now - self._taken_at), MOST_ROOM)
+        if courteous or self._had_to_wait:
+            os.pwrite(file.fileno(), _TIMES.pack(self._met_at, self._room_until, self._waited_at), 0)
+
+    def _is_lately(self, moment: float) -> bool:
+        return 0 <= self._clock.monotonic() - moment < REMEMBERED_FOR
 
 
 class _PatientThread:
@@ -165,6 +182,6 @@ def _lock_if_free(file: io.FileIO) -> bool:
     return True
 
 
-def _times(file: io.FileIO) -> tuple[float, float]:
+def _times(file: io.FileIO) -> tuple[float, float, float]:
     raw = os.pread(file.fileno(), _TIMES.size, 0)
-    return _TIMES.unpack(raw) if len(raw) == _TIMES.size else (-COURTEOUS_FOR, 0.0)
+    return _TIMES.unpack(raw) if len(raw) == _TIMES.size else _NEVER

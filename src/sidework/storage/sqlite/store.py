@@ -6,6 +6,7 @@ Writes go through the gate, reads through one read connection; what is done in t
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import sqlite3
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 import msgspec
 
 from sidework.errors import DatabaseUnavailable, WorkerLost
+from sidework.model.health import Level
 from sidework.model.job import LostJob
 from sidework.storage.contract import Renewal, Turn, Want
 from sidework.storage.sqlite import examine, migrate, rows
@@ -30,6 +32,7 @@ from sidework.storage.sqlite.liveness import WorkerLock, is_alive, lock_path, re
 from sidework.storage.sqlite.look import Looking
 from sidework.storage.sqlite.pool import ConnectionPool
 from sidework.storage.sqlite.steer import Steering
+from sidework.storage.sqlite.surroundings import about_file_system, read
 from sidework.storage.sqlite.transaction import SqliteAsyncJobTransaction, SqliteJobTransaction
 from sidework.storage.sqlite.turn import Turning
 from sidework.storage.statements import load
@@ -58,6 +61,8 @@ if TYPE_CHECKING:
     )
 
 T = TypeVar("T")
+
+logger = logging.getLogger("sidework")
 
 Durability = Literal["full", "relaxed"]
 
@@ -107,7 +112,10 @@ class SqliteStorage:
         return "synchronous=NORMAL: an acknowledged job survives a crash, a power cut may lose the last ones"
 
     def migrate(self) -> int:
-        """Create or bring up to date the tables."""
+        """Create or bring up to date the tables; warn where the file lies on a network file system."""
+        finding = about_file_system(os.path.realpath(self._path), read("mountinfo"))
+        if finding.level is Level.ILL:
+            logger.warning("%s: %s; %s", self._path, finding.text, finding.remedy)
         return migrate.migrate(self._path, durability=self._durability, wait=self._wait)
 
     def check(self) -> None:
@@ -208,7 +216,8 @@ class SqliteStorage:
         def act(connection: sqlite3.Connection) -> Turn:
             return self._turning.take(connection, worker, settle, want, now)
 
-        return self._through_the_gate(act, leave_room=True)
+        turn = self._through_the_gate(act, leave_room=True)
+        return msgspec.structs.replace(turn, crowded=True) if self._gate.crowded else turn
 
     def _turn_one_by_one(self, worker: int, settle: Sequence[Outcome], want: Want, now: datetime) -> Turn:
         """Settle each outcome in a transaction of its own, so that what the database refuses holds up nobody else."""

@@ -196,8 +196,8 @@ class SqliteJobTransaction:
     def _usable(self) -> GuardedConnection:
         if self._aborted or self._ended or self._undone is not None:
             raise self._why_unusable()
+        self._gate.refuse_forked_child()
         if self._underneath is None:
-            self._gate.refuse_forked_child()
             self._underneath = self._pool.take()
         return self._underneath
 
@@ -286,6 +286,8 @@ class SqliteJobTransaction:
             if self._ended:
                 return
             self._ended = True
+            if self._gate.in_a_forked_child:
+                return  # connection, transaction and turn are the parent's, and it goes on
             connection, self._underneath = self._underneath, None
         try:
             if connection is not None:

@@ -1,0 +1,223 @@
+"""`python -m tests.faults --minutes N --seed S`: every fault for long, and one table of what came of it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.faults import shim
+from tests.faults.processes import now
+from tests.faults.running import campaign, figures_of, percentile
+
+ALL_KILLS = 1_000_000
+COLUMNS = ("fault", "injected", "jobs", "lost", "doubled", "again p50", "p99", "remarks")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table."""
+
+    fault: str
+    injected: int
+    jobs: int = 0
+    lost: int = 0
+    doubled: int = 0
+    recoveries: tuple[float, ...] = ()
+    remarks: str = ""
+    well: bool = True
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """The line as it is printed."""
+        measured = list(self.recoveries)
+        times = [f"{percentile(measured, share):.3f} s" if measured else "" for share in (0.5, 0.99)]
+        counts = [f"{number:,}" for number in (self.injected, self.jobs, self.lost, self.doubled)]
+        return (("" if self.well else "! ") + self.fault, *counts, *times, self.remarks)
+
+
+@dataclass(frozen=True)
+class Long:
+    """The long form of every fault."""
+
+    seconds: float
+    seed: int
+    folder: Path
+
+    def rows(self) -> list[Row]:
+        """Run everything, one after the other; most of the time goes to the kills."""
+        began = now()
+        library = shim.built(self.folder)
+        rows = [
+            self._recovery(),
+            *self._power_cuts(),
+            self._pauses(),
+            self._late_without_fence(),
+            self._disk_full(),
+            self._storm(),
+            self._clocks(library),
+            self._io_errors(library),
+            self._kills_apart(),
+        ]
+        return [self._kills(max(self.seconds - (now() - began), 10.0)), *rows]
+
+    def _kills(self, seconds: float) -> Row:
+        found = campaign(
+            "kills", "--kills", ALL_KILLS, "--seconds", seconds, "--seed", self.seed, timeout=seconds + 300
+        )
+        points = len(found["points"])
+        remarks = (
+            f"{found['workers']:,} workers, {found['enqueuers']:,} enqueuers; {found['inside']:,} between first write "
+            f"and commit; {found['at_points']:,} at {points} of {points + len(found['missed'])} named points; "
+            f"{found['findings']['events']:,} events checked"
+        )
+        wrongs = found["findings"]["wrongs"] + found["strange"]
+        return _row("F1 F2 F19 kills", found["kills"], found, wrongs, remarks, found["recoveries"])
+
+    def _kills_apart(self) -> Row:
+        found = campaign("kills", "--kills", 200, "--seconds", 60, "--seed", self.seed, "--apart", timeout=200)
+        missing = [] if found["findings"]["doubled"] else ["the control found nothing"]
+        return _row("control: effects apart", found["kills"], found, missing, "must double")
+
+    def _recovery(self) -> Row:
+        found = campaign("recovery", "--kills", 300, timeout=300)
+        wrongs = [] if found["effects"] == found["kills"] else [f"{found['effects']} effects"]
+        return Row(
+            "F1 recovery, calm",
+            found["kills"],
+            jobs=found["kills"],
+            recoveries=tuple(found["recoveries"]),
+            remarks="; ".join(["killed inside a job, one other worker alive", *wrongs]),
+            well=not wrongs,
+        )
+
+    def _power_cuts(self) -> list[Row]:
+        recording = self.folder / "recording.json"
+        figures_of(["tests.faults.child", "record"], self.folder, recording, self.seed)
+        return [
+            self._power_cut(recording, "full", 6000, loses=False),
+            self._power_cut(recording, "relaxed", 2000, loses=True),
+            self._power_cut(recording, "off", 2000, loses=True),
+        ]
+
+    def _power_cut(self, recording: Path, durability: str, images: int, *, loses: bool) -> Row:
+        found = figures_of(
+            ["tests.faults.power_cut"], recording, "--durability", durability, "--images", images,
+            "--seed", self.seed, timeout=600,
+        )  # fmt: skip
+        lost = found["images_with_losses"]
+        remarks = f"{found['transactions']} transactions; damaged {found['damaged']}; at most {found['most_lost']} lost"
+        well = bool(lost) if loses else not lost
+        damaged = durability != "off" and found["damaged"]
+        name = "control: synchronous off" if durability == "off" else f"F3 power cut, {durability}"
+        return Row(name, found["images"], lost=lost, remarks=remarks, well=well and not damaged)
+
+    def _pauses(self) -> Row:
+        found = campaign("pauses", "--scenes", 150, "--pause", 1.0, "--seed", self.seed, timeout=600)
+        remarks = (
+            f"{found['pauses']} stopped, stolen from {found['stolen']}; {found['superseded']} superseded, late commits "
+            f"accepted {found['late_commits']}, refused {found['refused']}"
+        )
+        well = not (found["stolen"] or found["late_commits"] or found["wrongs"])
+        injected = found["pauses"] + found["superseded"]
+        return Row(
+            "F7 SIGSTOP", injected, jobs=injected, doubled=found["late_commits"],
+            remarks="; ".join([remarks, *found["wrongs"]]), well=well,
+        )  # fmt: skip
+
+    def _late_without_fence(self) -> Row:
+        found = campaign("pauses", "--scenes", 20, "--without-fence", "--seed", self.seed, timeout=300)
+        late, scenes = found["late_commits"], found["superseded"]
+        return Row(
+            "control: fence off", scenes, scenes, doubled=late, remarks="must let late commits in", well=late > 0
+        )
+
+    def _disk_full(self) -> Row:
+        found = campaign("disk_full", "--rounds", 20, timeout=300)
+        remarks = f"resumed {percentile(found['resumed_after'], 0.99):.3f} s (p99) after there was room"
+        return _row("F5 disk full", found["rounds"], found, found["findings"]["wrongs"], remarks)
+
+    def _storm(self) -> Row:
+        found = campaign("storm", "--seconds", 34, timeout=300)
+        remarks = (
+            f"enqueue p99 {percentile(found['latencies'], 0.99) * 1000:.0f} ms; lock held by another for "
+            f"{found['held_for']:.0f} s; errors {len(found['refused'])}; "
+            f"log {_megabytes(found['log_without_reader'])}, beside an old snapshot "
+            f"{_megabytes(found['log_beside_reader'])}, then {_megabytes(found['log_afterwards'])}"
+        )
+        wrongs = found["findings"]["wrongs"] + found["refused"]
+        return _row("F6 busy storm", found["enqueues"], found, wrongs, remarks)
+
+    def _clocks(self, library: Path) -> Row:
+        found = campaign("clocks", "--seconds", 20, preload=library, timeout=200)
+        remarks = f"taken for dead {found['taken_for_dead']}, run again {found['run_more_than_once']}"
+        return _row("F10 clock jumps", found["jumps"], found, found["findings"]["wrongs"], remarks)
+
+    def _io_errors(self, library: Path) -> Row:
+        seconds = self.seconds / 6
+        found = campaign(
+            "io_errors", "--cases", 0, "--seconds", seconds, "--seed", self.seed, preload=library, timeout=seconds + 200
+        )
+        remarks = (
+            f"{found['cases']} runs at {found['positions']} of {found['calls']} calls; refused {found['refused']}; "
+            f"hangs {found['hangs']}"
+        )
+        return _row("F4 EIO, ENOSPC, short", found["failures"], found, found["findings"]["wrongs"], remarks)
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:.1f} MB"
+
+
+def _row(
+    fault: str,
+    injected: int,
+    found: dict[str, Any],
+    wrongs: list[str],
+    remarks: str,
+    recoveries: list[float] | None = None,
+) -> Row:
+    findings = found["findings"]
+    return Row(
+        fault,
+        injected,
+        jobs=findings["jobs"],
+        lost=findings["lost"],
+        doubled=findings["doubled"],
+        recoveries=tuple(recoveries or ()),
+        remarks="; ".join([remarks, *wrongs[:3]]),
+        well=not wrongs,
+    )
+
+
+def table(rows: list[Row]) -> str:
+    """Return the rows as a table in Markdown."""
+    lines = [COLUMNS, *(row.cells for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(COLUMNS))]
+    rule = tuple("-" * width for width in widths)
+    return "\n".join(
+        f"| {' | '.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))} |"
+        for line in (COLUMNS, rule, *lines[1:])
+    )
+
+
+def main() -> int:
+    """Run, print the table; 1 if anything was lost, doubled or not found by its control."""
+    parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=20.0, help="how long in all, about")
+    parser.add_argument("--seed", type=int, default=1, help="what is chosen by chance")
+    chosen = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        rows = Long(chosen.minutes * 60, chosen.seed, Path(folder)).rows()
+    print(table(rows))
+    ill = [row.fault for row in rows if not row.well]
+    if ill:
+        print(f"\nnot well: {', '.join(ill)}. --seed {chosen.seed} --minutes {chosen.minutes:g} repeats it.")
+    return bool(ill)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
