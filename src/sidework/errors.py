@@ -136,7 +136,15 @@ class QueueFull(SideworkError):
 
 
 class WorkerLost(SideworkError):
-    """This worker is no longer known in the database, or its lock file is gone; it stops and claims nothing more."""
+    """This worker is no longer known in the database, or its lock file is gone; it stops and claims nothing more.
+
+    `may_rejoin` says that only the seat is gone and the database is the same, so that the service may take a new seat.
+    """
+
+    def __init__(self, message: str, *, may_rejoin: bool = False) -> None:
+        """Keep whether a new seat would be a good one."""
+        super().__init__(message)
+        self.may_rejoin = may_rejoin
 
 
 class Retry(Exception):

@@ -6,6 +6,7 @@ import asyncio
 import importlib
 import inspect
 import logging
+import random
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack
 from sidework.clock import Clock, SystemClock
 from sidework.engine.events import Listener, log_event
 from sidework.engine.worker import Worker
-from sidework.errors import SideworkError
+from sidework.errors import DatabaseUnavailable, SideworkError, WorkerLost
 from sidework.hosting import TaskHost, ThreadHost, stopping_signals
 from sidework.manager import KEEP_COMPLETED, KEEP_FAILED, BackgroundJobManager
 from sidework.model.job import Job, JobStatus, NewJob, RetentionRule
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     from sidework.model.options import HandlerKeywords, JobKeywords
 
 logger = logging.getLogger("sidework")
+
+FIRST_WAIT, LONGEST_WAIT = 0.5, 15.0
+"""Seconds between attempts to take another seat after one was lost; doubled each time, with jitter."""
 
 Hook = TypeVar("Hook", bound=Callable[..., Any])
 
@@ -340,7 +344,7 @@ class BackgroundService:
         try:
             await self._call(self._startup)
             try:
-                finished = await worker.run(ready=ready, until_idle=until_idle)
+                finished = await self._work(worker, ready, until_idle=until_idle)
             finally:
                 await self._call(self._shutdown)
         finally:
@@ -348,6 +352,35 @@ class BackgroundService:
         if finished:  # else a handler that cannot be stopped may still use a connection
             await asyncio.to_thread(self.close)
         return finished
+
+    async def _work(self, worker: Worker, ready: Callable[[], None], *, until_idle: bool) -> bool:
+        """Work on one seat; where that was lost to a cut line and the database is the same, take another."""
+        while True:
+            try:
+                return await worker.run(ready=ready, until_idle=until_idle)
+            except WorkerLost as error:
+                if not error.may_rejoin or self._stop_asked is not None:
+                    raise
+                lost = error
+            ready = _nobody_waits
+            worker = await self._take_another_seat(lost)
+
+    async def _take_another_seat(self, lost: Exception) -> Worker:
+        """Make a new worker once the database can be used again."""
+        wait = FIRST_WAIT
+        while True:
+            logger.warning("taking another seat in %.1f s: %s", wait, lost)
+            await asyncio.sleep(wait)
+            if self._stop_asked is not None:
+                raise lost
+            try:
+                await asyncio.to_thread(self._storage.check)
+            except DatabaseUnavailable as error:
+                lost, wait = error, min(wait * 2, LONGEST_WAIT) * random.uniform(0.5, 1)  # noqa: S311 - jitter
+                continue
+            self._worker = worker = self._make_worker()
+            self._pass_on_stop(worker)
+            return worker
 
     def _ask_to_stop(self, now: bool = False) -> None:  # noqa: FBT001, FBT002 - a callback of one value
         self._stop_asked = now

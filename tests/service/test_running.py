@@ -235,7 +235,10 @@ print("finished" if service.run() else "given back", flush=True)
 
 def run_program(database, grace):
     return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, str(database), str(grace)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", PROGRAM, str(database), str(grace)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
 
 

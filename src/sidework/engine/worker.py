@@ -210,6 +210,7 @@ class Worker:
     async def _work(self) -> bool:
         await self._ear.open()
         kept = asyncio.create_task(self._keeping.run())
+        guarded = asyncio.create_task(self._guard_the_seat())
         try:
             await self._loop.run()
         except WorkerLost as error:
@@ -217,10 +218,25 @@ class Worker:
             raise
         finally:
             self._keeping.stop()
-            await asyncio.gather(kept, return_exceptions=True)
+            guarded.cancel()
+            await asyncio.gather(kept, guarded, return_exceptions=True)
             await self._ear.close()
             finished = await self.leave()
         return finished
+
+    async def _guard_the_seat(self) -> None:
+        """Tell every handler to end when the lease may be over, even while the database does not answer."""
+        while (left := self._membership.time_left) is not None:
+            if left <= 0:
+                self._expelled = self._expelled or WorkerLost(
+                    f"worker {self._membership.worker} stops: it could not renew its lease in time", may_rejoin=True
+                )
+                self._bench.take_ready()
+                for attempt in list(self._bench.running.values()):
+                    self._runner.stop(attempt, Stop.LOST)
+                self._loop.wake()
+                return
+            await asyncio.sleep(min(left, LONGEST_WITHOUT_A_LOOK))
 
     async def _keeper_step(self) -> float | None:
         try:

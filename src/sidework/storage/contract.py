@@ -91,6 +91,10 @@ class Membership(Protocol):
     def worker(self) -> int:
         """The worker's id in the database."""
 
+    @property
+    def time_left(self) -> float | None:
+        """Seconds for which the seat is surely ours, known without asking anybody; None: while this process lives."""
+
     def check(self) -> None:
         """Raise WorkerLost if the seat is gone (row or lock file)."""
 

@@ -107,7 +107,8 @@ class PostgresMembership:
         """Raise WorkerLost if the lease is over or the row is gone."""
         if self.time_left <= 0:
             raise WorkerLost(
-                f"worker {self._worker} stops: it could not renew its lease of {LEASE:g} s, so others may take its jobs"
+                f"worker {self._worker} stops: it could not renew its lease of {LEASE:g} s; others may take its jobs",
+                may_rejoin=True,
             )
         self._check()
 

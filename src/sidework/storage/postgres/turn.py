@@ -68,7 +68,8 @@ class Turning:
         """Raise WorkerLost unless the worker's row is there."""
         if not self._session.one(connection, "worker_exists", {"worker": worker}):
             raise WorkerLost(
-                f"worker {worker} is not in the database any more: somebody took it for dead or deleted its row"
+                f"worker {worker} is not in the database any more: somebody took it for dead or deleted its row",
+                may_rejoin=True,
             )
 
     def any_ready(self, connection: Connection[Any], want: Want) -> bool:

@@ -471,6 +471,11 @@ class SqliteMembership:
         """The worker's id."""
         return self._worker
 
+    @property
+    def time_left(self) -> None:
+        """No lease: the lock is held until the process ends."""
+        return None
+
     def check(self) -> None:
         """Raise WorkerLost if the lock file or the row is gone."""
         if not self._lock.held():
