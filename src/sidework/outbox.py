@@ -61,7 +61,7 @@ class Outbox:
                     "this async handler's jobs join its transaction: use `await handler.aenqueue(...)` in it"
                 )
             return ids
-        return self._send_alone(jobs, now)
+        return self._send_alone(jobs)
 
     async def asend_many(self, jobs: Sequence[NewJob], db: object) -> list[int]:
         """Do the same without blocking the loop."""
@@ -72,7 +72,7 @@ class Outbox:
             ids = transaction.insert(jobs, now=now)
             return ids if isinstance(ids, list) else await ids
         # Carried through even if the caller is cancelled: it would commit all the same.
-        return await asyncio.shield(asyncio.to_thread(self._send_alone, jobs, now))
+        return await asyncio.shield(asyncio.to_thread(self._send_alone, jobs))
 
     def result(self, job_id: int, into: object, timeout: float | None) -> Any:
         """Wait for the job's end; return its result as a value of the type `into`."""
@@ -82,9 +82,9 @@ class Outbox:
         """Do the same without blocking the loop."""
         return _typed(await self._watcher.wait(job_id, timeout), into)
 
-    def _send_alone(self, jobs: Sequence[NewJob], now: datetime) -> list[int]:
+    def _send_alone(self, jobs: Sequence[NewJob]) -> list[int]:
         self._before_first()
-        ids = self._storage.insert(jobs, now=now)
+        ids = self._storage.insert(jobs, now=self.now())  # after the first contact: a server's time is known by then
         self._sent()
         return ids
 

@@ -13,7 +13,6 @@ from datetime import timedelta
 from types import SimpleNamespace, TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack
 
-from sidework.clock import Clock, SystemClock
 from sidework.engine.events import Listener, log_event
 from sidework.engine.worker import Worker
 from sidework.errors import DatabaseUnavailable, SideworkError, WorkerLost
@@ -28,6 +27,7 @@ from sidework.watching import Watcher
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from sidework.clock import Clock
     from sidework.model.handler import JobHandler
     from sidework.model.options import HandlerKeywords, JobKeywords
 
@@ -78,7 +78,6 @@ class BackgroundService:
         """
         if type(concurrency) is not int or concurrency < 1:
             raise SideworkError(f"concurrency={concurrency!r} must be a whole number of at least 1")
-        self.clock: Clock = SystemClock() if clock is None else clock
         self.state = SimpleNamespace()
         self.concurrency = concurrency
         self.queues, self._limits = _queues(queues)
@@ -87,6 +86,7 @@ class BackgroundService:
         self._retention = (keep_completed, keep_failed)
         self._listeners = tuple(listeners)
         self._storage = open_storage(database, durability=durability, wait=_seconds(wait))
+        self.clock: Clock = self._storage.clock if clock is None else clock
         self._outbox = Outbox(self._storage, self.clock, before_first=self._migrate_once, sent=self._wake)
         self._registry = Registry(self._outbox)
         self._watcher = Watcher(self._storage)

@@ -35,6 +35,7 @@ from sidework.model.job import (
 )
 
 if TYPE_CHECKING:
+    from sidework.clock import Clock
     from sidework.model.health import Examination
 
 
@@ -190,6 +191,10 @@ class Storage(Protocol):
     @property
     def name(self) -> str:
         """The database as a person may see it: a path, or a URL without its password."""
+
+    @property
+    def clock(self) -> Clock:
+        """The clock by which this database's jobs are due."""
 
     @property
     def promise(self) -> str:

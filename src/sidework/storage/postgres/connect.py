@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import select
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 import psycopg
@@ -12,13 +12,12 @@ from psycopg import errors, pq
 from psycopg.conninfo import conninfo_to_dict
 
 from sidework.errors import DatabaseBusy, DatabaseUnavailable, NotMigrated, SideworkError
+from sidework.storage.postgres.server_clock import ServerClock
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 Durability = Literal["full", "relaxed"]
-
-AnyConnection = TypeVar("AnyConnection", psycopg.Connection[Any], psycopg.AsyncConnection[Any])
 
 _DEFAULTS: Final[Mapping[str, str | int]] = {
     "application_name": "sidework",
@@ -57,29 +56,30 @@ class Address:
             raise SideworkError(f"{_without_secrets(url)!r} is not a PostgreSQL URL: {_first_line(error)}") from None
         self.conninfo = url
         self.name = _without_secrets(url)
+        self.clock = ServerClock()
         self.parameters = {key: value for key, value in _DEFAULTS.items() if key not in given}
 
     def connect(self) -> psycopg.Connection[Any]:
         """Open a connection that begins and commits nothing by itself. Raises psycopg.Error."""
         connection = psycopg.connect(self.conninfo, autocommit=True, **self.parameters)  # type: ignore[arg-type]
-        adjust(connection)
+        self._get_to_know(connection)
         return connection
 
+    def _get_to_know(self, connection: psycopg.Connection[Any]) -> None:
+        """Learn the server's time; prepare no statements behind a pooler, where the next may meet another process."""
+        asked = self.clock.machine_now()
+        answers, time = connection.execute("SELECT pg_backend_pid(), clock_timestamp()", prepare=False).fetchall()[0]
+        self.clock.learn(time, asked=asked, answered=self.clock.machine_now())
+        if is_behind_a_pooler(announced=connection.info.backend_pid, answers=answers):
+            connection.prepare_threshold = None
 
-def adjust(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> None:
-    """Prepare no statements behind a pooler: the next statement may meet another server process."""
-    if behind_a_pooler(connection.info.backend_pid, connection.pgconn):
-        connection.prepare_threshold = None
 
-
-def behind_a_pooler(announced: int, pgconn: pq.abc.PGconn) -> bool:
+def is_behind_a_pooler(*, announced: int, answers: int) -> bool:
     """Whether somebody stands between us and the server: then the process announced is not the one that answers.
 
     A pooler makes up the number that it announces, for it has no process of its own for each client.
     """
-    result = pgconn.exec_(b"SELECT pg_backend_pid()")
-    value = result.get_value(0, 0) if result.status == pq.ExecStatus.TUPLES_OK else None
-    return value is None or int(value) != announced
+    return announced != answers
 
 
 def is_fresh(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> bool:

@@ -222,10 +222,8 @@ UPDATE background_service_workers SET seen_at = %(now)s WHERE id = %(worker)s;
 -- Whose lease is over does not get it back: others may have taken its jobs already.
 -- :name beat
 UPDATE background_service_workers SET expires_at = clock_timestamp() + make_interval(secs => %(lease)s)
-WHERE id = %(worker)s AND expires_at > clock_timestamp();
-
--- :name worker_lives
-SELECT EXISTS (SELECT 1 FROM background_service_workers WHERE id = %(worker)s AND expires_at > clock_timestamp());
+WHERE id = %(worker)s AND expires_at > clock_timestamp()
+RETURNING clock_timestamp();
 
 -- :name worker_names
 SELECT id, expires_at > clock_timestamp(), place, pid, born FROM background_service_workers;

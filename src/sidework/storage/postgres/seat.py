@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
 
-from sidework.clock import SystemClock
 from sidework.errors import WorkerLost
 
 if TYPE_CHECKING:
@@ -41,7 +40,7 @@ class Heartbeat:
         self._address = address
         self._session = session
         self._worker = worker
-        self._clock = SystemClock()
+        self._clock = address.clock
         self._good_until = since + LEASE - MARGIN
         self._gone = False
         self._stop = threading.Event()
@@ -71,9 +70,10 @@ class Heartbeat:
         _close(connection)
 
     def _renew(self, connection: Connection[Any]) -> float:
-        sent_at = self._clock.monotonic()
-        renewed = self._session.send(connection, "beat", {"worker": self._worker, "lease": LEASE}).rowcount == 1
-        if renewed:
+        sent_at, asked = self._clock.monotonic(), self._clock.machine_now()
+        time = self._session.one(connection, "beat", {"worker": self._worker, "lease": LEASE})
+        if time is not None:
+            self._clock.learn(time, asked=asked, answered=self._clock.machine_now())
             self._good_until = sent_at + LEASE - MARGIN
         else:
             self._gone = True
@@ -113,9 +113,15 @@ class PostgresMembership:
         self._check()
 
     def leave(self) -> None:
-        """Delete the row and end the heartbeat."""
+        """End the heartbeat and delete the row.
+
+        Where the lease is nearly over the row stays until it is: a handler that was told to end has that time, and
+        nobody else runs its job meanwhile.
+        """
+        in_time = self.time_left > 0
         self._heartbeat.stop()
-        self._remove()
+        if in_time:
+            self._remove()
 
 
 def _close(connection: Connection[Any] | None) -> None:

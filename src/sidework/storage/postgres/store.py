@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 import psycopg
 
-from sidework.clock import SystemClock
 from sidework.model.job import LostJob
 from sidework.storage.contract import Renewal, Turn, Want
 from sidework.storage.postgres import examine, migrate, rows
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
 
     from psycopg import Connection
 
+    from sidework.clock import Clock
     from sidework.model.health import Examination
     from sidework.model.job import (
         Claim,
@@ -85,6 +85,11 @@ class PostgresStorage:
         self._callers = Callers(self.name, identity=self._read_identity, rings=notify)
         self._for_handlers = Connections(self._address)
         self._workshop = Workshop(self._for_handlers, self._callers, name=self.name, committed=self._ring)
+
+    @property
+    def clock(self) -> Clock:
+        """The server's."""
+        return self._address.clock
 
     @property
     def name(self) -> str:
@@ -159,7 +164,7 @@ class PostgresStorage:
 
     def join(self, worker: NewWorker, *, now: datetime) -> PostgresMembership:
         """Write the row with its first lease, and begin to renew it."""
-        since = SystemClock().monotonic()
+        since = self._address.clock.monotonic()
         worker_id = self._database.write(lambda connection: self._add_worker(connection, worker, now))
         return PostgresMembership(
             worker_id,

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 import msgspec
 
+from sidework.clock import SystemClock
 from sidework.errors import DatabaseUnavailable, WorkerLost
 from sidework.model.health import Level
 from sidework.model.job import LostJob
@@ -98,6 +99,11 @@ class SqliteStorage:
         self._written_to: os.stat_result | None = None
         self._reading = threading.Lock()
         self._reader: sqlite3.Connection | None = None
+
+    @property
+    def clock(self) -> SystemClock:
+        """This machine's: all who use the file are on it."""
+        return SystemClock()
 
     @property
     def name(self) -> str:
