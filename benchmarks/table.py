@@ -195,7 +195,7 @@ def chart(peers: Sequence[Peer]) -> str:
     for place_of, (rate, peer) in enumerate(bars):
         top = 34 * place_of + 34
         durable = (peer["syncs_per_enqueue"] or 0) >= ACKNOWLEDGED
-        colour = "#2b6cb0" if not place_of and peer["name"] == "sidework" else "#718096" if durable else "#cbd5e0"
+        colour = "#2b6cb0" if peer["name"] == "sidework" else "#718096" if durable else "#cbd5e0"
         label = f"{amount(rate)}{'' if durable else '  (not synced)'}"
         width = max(520 * rate / most, 1)
         lines += [

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 from pathlib import Path
+from types import ModuleType
 from typing import Any
+from xml.etree import ElementTree as ET
 
 import pytest
 from tests.doors.shell import Shell
 
+from sidework.cli.bench import raw
 from sidework.cli.bench.command import NAMES
 from sidework.cli.bench.figure import Figure, Goal, figure, percentile
 from sidework.cli.bench.site import Site, take_turns
@@ -137,3 +141,110 @@ def test_a_slow_measurement_takes_a_part_of_the_jobs(tmp_path: Path) -> None:
     site = Site(tmp_path, runs=1, jobs=1000, seconds=1, rows=0)
     assert (site.part_of_jobs(10), site.part_of_jobs(1000)) == (100, 10)
     assert site.fresh() != site.fresh()
+
+
+def test_the_raw_drain_completes_every_row_and_syncs_each_commit(tmp_path: Path) -> None:
+    site = Site(tmp_path, runs=1, jobs=10, seconds=1, rows=0)
+    with raw.table(site) as (connection, sql, _database):
+        raw._insert_all(connection, sql, raw.BATCH + 1)
+        raw._drain(connection, sql)
+        states = connection.execute("SELECT status, COUNT(*), MAX(attempts) FROM raw_jobs GROUP BY status").fetchall()
+        assert states == [("COMPLETED", raw.BATCH + 1, 1)]
+        assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+# ------------------------------------------------------------------------------------- the README's table and the chart
+
+
+@pytest.fixture(scope="module")
+def table() -> ModuleType:
+    """The program that makes the documents' tables."""
+    path = Path(__file__).parents[2] / "benchmarks" / "table.py"
+    spec = importlib.util.spec_from_file_location("table", path)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def peer(
+    name: str, *, syncs: float, enqueue: float, drain: float, pickup: float, after: float | None
+) -> dict[str, Any]:
+    return {
+        "name": name, "version": "1.0", "note": "", "syncs_per_enqueue": syncs, "syncs_per_job": syncs,
+        "enqueue": [enqueue], "bulk": [], "drain": [drain], "pickup_p50": [pickup], "pickup_p99": [pickup],
+        "idle": [1.0], "after_kill": after,
+    }  # fmt: skip
+
+
+PEERS = [
+    peer("sidework", syncs=1, enqueue=4000, drain=50_000, pickup=0.9, after=0.4),
+    peer("durable", syncs=1, enqueue=3000, drain=4000, pickup=4, after=None),
+    peer("hasty", syncs=0, enqueue=14_000, drain=60_000, pickup=6, after=2),
+]
+MACHINE = {
+    "cpu": "a processor", "cores": 2, "kernel": "Linux", "python": "3.11", "sqlite": "3.40.1", "file_system": "ext4",
+    "fsync_ms": 0.2, "load": 0.1,
+}  # fmt: skip
+
+
+def own_figures() -> list[dict[str, Any]]:
+    names = [("pickup", "p50"), ("pickup", "p99"), ("pickup", "idle"), ("effects", "jobs that write through db"),
+             ("drain", "no-op jobs, one service"), ("enqueue", "one by one")]  # fmt: skip
+    return [
+        {"bench": bench, "name": name, "unit": "jobs/s", "value": 800.0, "low": 700.0, "high": 900.0, "raw": 1000.0,
+         "against": "raw", "ratio": 0.8, "goal": {"of": "ratio", "at_least": 0.9, "at_most": None}, "met": False}
+        for bench, name in names
+    ]  # fmt: skip
+
+
+def test_the_readme_gets_at_most_ten_rows_each_with_its_command(table: ModuleType) -> None:
+    text = table.readme_table({"machine": MACHINE, "figures": own_figures()}, PEERS)
+    rows = [line for line in text.splitlines() if line.startswith("| ") and not line.startswith("| |")]
+    assert 5 <= len(rows) <= 10
+    assert all(row.endswith("` |") for row in rows)
+
+
+def test_only_a_peer_that_syncs_is_called_durable(table: ModuleType) -> None:
+    rows = list(table.rows_beside_peers(PEERS))
+    assert "durable 4,000/s" in rows[0]
+
+
+def test_the_row_that_is_lost_is_there_and_says_why(table: ModuleType) -> None:
+    *_, last = table.rows_beside_peers(PEERS)
+    assert "**lost**" in last
+    assert "hasty 14,000/s, without waiting for the disk" in last
+
+
+def test_nothing_is_called_lost_that_is_won(table: ModuleType) -> None:
+    assert not any("**lost**" in row for row in table.rows_beside_peers(PEERS[:2]))
+
+
+def test_a_goal_that_is_missed_stands_out(table: ModuleType) -> None:
+    text = table.bench_table({"machine": MACHINE, "figures": own_figures()})
+    assert text.count("| ≥ 0.9 of raw | **no** |") == len(own_figures())
+
+
+def test_the_chart_has_a_bar_for_each_peer_and_marks_what_is_not_synced(table: ModuleType) -> None:
+    drawn = ET.fromstring(table.chart(PEERS))
+    texts = ["".join(text.itertext()) for text in drawn.iter("{http://www.w3.org/2000/svg}text")]
+    assert texts[1:] == ["hasty", "60,000  (not synced)", "sidework", "50,000", "durable", "4,000"]
+    widths = [float(bar.attrib["width"]) for bar in drawn.iter("{http://www.w3.org/2000/svg}rect")][1:]
+    assert widths == sorted(widths, reverse=True)
+
+
+def test_a_document_keeps_what_stands_outside_the_markers(table: ModuleType, tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{table.BEGIN}\nold\n{table.END}\nafter\n")
+    table.place(page, "new")
+    assert page.read_text() == f"before\n{table.BEGIN}\nnew\n{table.END}\nafter\n"
+
+
+def test_a_document_without_markers_is_left_alone(table: ModuleType, tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("nothing to replace\n")
+    with pytest.raises(SystemExit, match="lacks the lines"):
+        table.place(page, "new")
+    assert page.read_text() == "nothing to replace\n"

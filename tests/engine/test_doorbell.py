@@ -178,7 +178,8 @@ async def test_a_worker_is_woken_from_any_thread(rig: Rig, monkeypatch: pytest.M
 
 
 async def test_a_ring_that_reaches_a_busy_worker_is_answered_a_little_later(rig: Rig):
-    bell, asked, accepted = Bell(), [], asyncio.Event()
+    bell, accepted = Bell(), asyncio.Event()
+    asked: list[int] = []
 
     def on_commit() -> bool:
         asked.append(len(asked))

@@ -5,6 +5,7 @@ What the library imports when it is first needed is imported here: a child lives
 
 from __future__ import annotations
 
+import ctypes
 import email.parser  # noqa: F401
 import importlib.readers  # noqa: F401
 import logging
@@ -13,7 +14,7 @@ import signal
 import sys
 import time
 import traceback
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import sidework.service
 import sidework.storage.sqlite.store  # noqa: F401
@@ -21,6 +22,8 @@ import sidework.storage.sqlite.store  # noqa: F401
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+_PR_SET_PDEATHSIG: Final = 1
 
 
 def now() -> float:
@@ -30,12 +33,15 @@ def now() -> float:
 
 def fork(be: Callable[[], None], errors: Path) -> int:
     """Return the process of a child that is what `be` does; what it says of errors goes to a file."""
+    parent = os.getpid()
     process = os.fork()
     if process:
         return process
     try:
         descriptor = os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         os.dup2(descriptor, 2)
+        os.dup2(descriptor, 1)  # a child that is left over must not keep a reader of the campaign waiting
+        _die_with(parent)
         logging.basicConfig(level=logging.WARNING, force=True)
         be()
         sys.stdout.flush()
@@ -44,6 +50,14 @@ def fork(be: Callable[[], None], errors: Path) -> int:
         sys.stderr.flush()
         os._exit(1)
     os._exit(0)
+
+
+def _die_with(parent: int) -> None:
+    """Let the kernel kill this child when its campaign is gone, however that ends."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 def wait_for(process: int, seconds: float) -> int | None:

@@ -23,9 +23,13 @@ def figures_of(
     """Run a module in a process of its own; return the figures that it prints."""
     command = [sys.executable, "-m", *module, *map(str, arguments)]
     environment = dict(os.environ, **({"LD_PRELOAD": str(preload)} if preload else {}))
-    ended = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout, check=False
-    )
+    try:
+        ended = subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        said = (error.stderr or b"").decode(errors="replace")
+        raise AssertionError(f"{' '.join(command)} took more than {timeout} s:\n{said[-4000:]}") from error
     assert ended.returncode == 0, f"{' '.join(command)} ended with {ended.returncode}:\n{ended.stderr[-4000:]}"
     found: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
     return found

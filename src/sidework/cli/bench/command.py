@@ -30,7 +30,7 @@ def bench(
     runs: Annotated[int, typer.Option("--runs", min=1, metavar="N", help="Take each figure so often.")] = 3,
     jobs: Annotated[
         int, typer.Option("--jobs", min=10, metavar="N", help="No-op jobs in a run; slower ones take a part of it.")
-    ] = 20_000,
+    ] = 50_000,
     seconds: Annotated[
         float, typer.Option("--seconds", min=0.1, metavar="S", help="How long idleness and disturbance last.")
     ] = 3.0,

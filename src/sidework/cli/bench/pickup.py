@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from sidework import BackgroundService
 from sidework.cli.bench import raw
 from sidework.cli.bench.figure import Figure, Goal, figure, percentile
 from sidework.cli.bench.handlers import build_service
-from sidework.cli.bench.processes import Process, running_service
+from sidework.cli.bench.processes import Process, raw_claimer, running_service
 from sidework.cli.bench.site import Site, remove
 from sidework.clock import SystemClock
 
@@ -20,39 +22,63 @@ KILOBYTES_PER_MEGABYTE = 1000
 
 def measure(site: Site) -> list[Figure]:
     """Measure pickup from before the enqueue to the start of the handler; then idleness; all with `sidework run`."""
-    p50s, p99s, commits, cpus, sizes = [], [], [], [], []
+    pickups: list[list[float]] = []
+    raws: list[list[float]] = []
+    cpus, sizes = [], []
     for _ in range(site.runs):
         database = site.fresh()
         service = build_service(database)
         service.migrate()
         with running_service(database) as process:
-            waits = _pickups(service, process, site.part_of_jobs(100))
+            ours, raw_ones = _pickups(site, service, process)
             cpus.append(_idle_share(process, site.seconds))
             sizes.append(_resident_megabytes(process))
         service.close()
         remove(database)
-        p50s.append(percentile(waits, 0.50))
-        p99s.append(percentile(waits, 0.99))
-        commits.append(2 * 1000 / raw.inserts_per_second(site, site.part_of_jobs(100)))
-    two = "two commits of one row"
+        pickups.append(ours)
+        raws.append(raw_ones)
     return [
-        figure("pickup", "p50", "ms", p50s, raws=commits, against=two, goal=Goal(of="value", at_most=1)),
-        figure("pickup", "p99", "ms", p99s, raws=commits, against=two, goal=Goal(of="value", at_most=5)),
+        _figure("p50", 0.50, pickups, raws, at_most=1),
+        _figure("p99", 0.99, pickups, raws, at_most=5),
         figure("pickup", "idle", "% of a core", cpus, goal=Goal(of="value", at_most=0.5)),
         figure("pickup", "resident", "MB", sizes, goal=Goal(of="value", at_most=40)),
     ]
 
 
-def _pickups(service: BackgroundService, process: Process, count: int) -> list[float]:
-    """Return the milliseconds that each of so many jobs waited."""
-    clock, pause = SystemClock(), threading.Event()
-    waits = []
-    for n in range(count + 1):
-        pause.wait(PAUSE)
-        before = clock.monotonic()
-        service.enqueue("note", {"n": n})
-        waits.append((float(process.hear("noted")) - before) * 1000)
-    return waits[1:]  # the first one opened the connection
+def _figure(name: str, share: float, ours: list[list[float]], raws: list[list[float]], *, at_most: float) -> Figure:
+    return figure(
+        "pickup",
+        name,
+        "ms",
+        [percentile(waits, share) for waits in ours],
+        raws=[percentile(waits, share) for waits in raws],
+        against="INSERT, a pipe to another process, its claim",
+        goal=Goal(of="value", at_most=at_most),
+    )
+
+
+def _pickups(site: Site, service: BackgroundService, process: Process) -> tuple[list[float], list[float]]:
+    """Return the milliseconds that jobs waited, and rows in plain sqlite3: one and the other in turn."""
+    ours, raws = [], []
+    with raw.table(site) as (connection, sql, database), raw_claimer(database) as claimer:
+
+        def by_hand(n: int) -> None:
+            raw.insert(connection, sql, n)
+            claimer.go()
+
+        for n in range(site.part_of_jobs(100) + 1):
+            ours.append(_wait_of(process, partial(service.enqueue, "note", {"n": n})))
+            raws.append(_wait_of(claimer, partial(by_hand, n)))
+    return ours[1:], raws[1:]  # the first ones opened the connections
+
+
+def _wait_of(process: Process, send: Callable[[], object]) -> float:
+    """Return how many milliseconds after the beginning of `send` the process notes what was sent."""
+    clock = SystemClock()
+    threading.Event().wait(PAUSE)
+    before = clock.monotonic()
+    send()
+    return (float(process.hear("noted")) - before) * 1000
 
 
 def _idle_share(process: Process, seconds: float) -> float:

@@ -41,7 +41,7 @@ class Process:
         raise SideworkError(f"a process of the benchmark ended before it said {word!r}")
 
     def go(self) -> None:
-        """Let a worker begin."""
+        """Send it the line that it waits for."""
         if self._process.stdin:
             self._process.stdin.write("\n")
             self._process.stdin.flush()
@@ -63,6 +63,17 @@ def running_service(database: Path) -> Iterator[Process]:
     )
     try:
         process.hear("  wake-up")
+        yield process
+    finally:
+        process.end()
+
+
+@contextmanager
+def raw_claimer(database: Path) -> Iterator[Process]:
+    """Start a process that claims a row of plain `sqlite3` whenever it is told to go."""
+    process = Process("-m", "sidework.cli.bench.woken", str(database))
+    try:
+        process.hear("ready")
         yield process
     finally:
         process.end()

@@ -31,31 +31,31 @@ def connect(database: Path) -> sqlite3.Connection:
 
 def inserts_per_second(site: Site, count: int) -> float:
     """Commit row by row."""
-    with _table(site) as (connection, sql):
+    with table(site) as (connection, sql, _database):
 
         def work() -> None:
             for n in range(count):
-                connection.execute(sql["insert"], _row(n))
+                insert(connection, sql, n)
 
         return count / seconds_of(work)
 
 
 def bulk_per_second(site: Site, count: int) -> float:
     """Commit all rows at once, by executemany."""
-    with _table(site) as (connection, sql):
+    with table(site) as (connection, sql, _database):
         return count / seconds_of(lambda: _insert_all(connection, sql, count))
 
 
 def drained_per_second(site: Site, count: int) -> float:
     """Complete the last thousand rows and claim the next in one transaction, again and again."""
-    with _table(site) as (connection, sql):
+    with table(site) as (connection, sql, _database):
         _insert_all(connection, sql, count)
         return count / seconds_of(lambda: _drain(connection, sql))
 
 
 def effects_per_second(site: Site, count: int) -> float:
     """Write one row and complete one job in each transaction."""
-    with _table(site) as (connection, sql):
+    with table(site) as (connection, sql, _database):
         connection.execute(sql["effects"])
         _insert_all(connection, sql, count)
 
@@ -67,13 +67,19 @@ def effects_per_second(site: Site, count: int) -> float:
 
 
 @contextmanager
-def _table(site: Site) -> Iterator[tuple[sqlite3.Connection, dict[str, str]]]:
+def table(site: Site) -> Iterator[tuple[sqlite3.Connection, dict[str, str], Path]]:
+    """Make the table in a fresh database; give a connection, the statements and the path."""
     database, sql = site.fresh(), statements()
     with closing(connect(database)) as connection:
         connection.execute(sql["jobs"])
         connection.execute(sql["ready"])
-        yield connection, sql
+        yield connection, sql, database
     remove(database)
+
+
+def insert(connection: sqlite3.Connection, sql: dict[str, str], n: int) -> None:
+    """Commit one row."""
+    connection.execute(sql["insert"], _row(n))
 
 
 def _row(n: int) -> tuple[str, str, str, str]:

@@ -26,7 +26,9 @@ class Drained(msgspec.Struct, frozen=True, kw_only=True):
     """What the process tells: times on the monotonic clock that all processes of a machine share."""
 
     began: float
+    """When the service had its tables and was about to look for jobs."""
     ended: float
+    """When every end was committed and it had seen that nothing was left."""
     cpu: float
     """Seconds of processor time."""
     counted: int
@@ -38,11 +40,14 @@ def main() -> None:
     task = msgspec.json.decode(sys.argv[1], type=Task)
     tally, clock = Tally(), SystemClock()
     service = build_service(Path(task.database), concurrency=task.concurrency, tally=tally)
+    marks: list[tuple[float, float]] = []
+    service.on_startup(lambda: marks.append((clock.monotonic(), _cpu())))
+    service.on_shutdown(lambda: marks.append((clock.monotonic(), _cpu())))
     print("ready", flush=True)
     sys.stdin.readline()
-    began, cpu = clock.monotonic(), _cpu()
     service.run_until_idle()
-    drained = Drained(began=began, ended=clock.monotonic(), cpu=_cpu() - cpu, counted=tally.count)
+    (began, cpu), (ended, cpu_at_end) = marks
+    drained = Drained(began=began, ended=ended, cpu=cpu_at_end - cpu, counted=tally.count)
     print(msgspec.json.encode(drained).decode(), flush=True)
 
 
