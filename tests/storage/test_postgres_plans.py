@@ -1,0 +1,105 @@
+"""How PostgreSQL runs the hot statements: by their indexes, even by a plan that was made when the tables were empty."""
+
+from __future__ import annotations
+
+import re
+from contextlib import closing
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+
+from sidework.storage.open import open_storage
+from sidework.storage.statements import load
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+STATEMENTS = load(files("sidework.storage.postgres") / "queries.sql")
+
+KEY = "background_service_jobs_pkey"
+READY = "idx_background_jobs_status_priority"
+SUSPECTS = "background_service_jobs_suspects"
+DUE = "background_service_jobs_due"
+RUNNING = "background_service_jobs_running"
+
+INDEXES_USED = {
+    "settle": {KEY},
+    "cancel_what_was_asked_for": {KEY},
+    "forget_cancellations": {KEY},
+    "cancellations_of_worker": {KEY},
+    "next_due": {DUE},
+    "promote": {DUE, KEY},
+    "claim": {READY, KEY, RUNNING},
+    "claim_suspect": {SUSPECTS, KEY, RUNNING},
+    "has_suspect": {SUSPECTS, RUNNING},
+    "holders": {RUNNING},
+    "held_by": {RUNNING},
+}
+"""By what each statement of a turn finds jobs."""
+
+TYPES = {
+    "now": "timestamptz",
+    "worker": "bigint",
+    "room": "bigint",
+    "ids": "bigint[]",
+    "claims": "bigint[]",
+    "attempts": "bigint[]",
+    "crashes": "bigint[]",
+    "run_ats": "timestamptz[]",
+    "rooms": "bigint[]",
+    "aheads": "bigint[]",
+}
+"""Of parameters; all others are text[]."""
+
+ORDER_OF_THE_CLAIM = "Sort Key: each.priority DESC, each.id"
+
+
+@pytest.fixture
+def connection(postgres_database: str) -> Iterator[psycopg.Connection[Any]]:
+    store = open_storage(postgres_database)
+    store.migrate()
+    store.close()
+    with closing(psycopg.connect(postgres_database)) as connection:
+        connection.execute(STATEMENTS["begin_turn"], {"wait": "1s", "durable": "on"})
+        yield connection
+
+
+def plan(connection: psycopg.Connection[Any], name: str) -> str:
+    """Return the generic plan of a statement."""
+    names: list[str] = []
+
+    def number(found: re.Match[str]) -> str:
+        if found[1] not in names:
+            names.append(found[1])
+        return f"${names.index(found[1]) + 1}"
+
+    text = re.sub(r"%\((\w+)\)s", number, STATEMENTS[name])
+    types = [TYPES.get(each, "text[]") for each in names]
+    connection.execute(f"PREPARE {name}{'(' + ', '.join(types) + ')' if types else ''} AS {text}")
+    values = "(" + ", ".join(f"NULL::{each}" for each in types) + ")" if types else ""
+    return "\n".join(line for (line,) in connection.execute(f"EXPLAIN EXECUTE {name}{values}"))
+
+
+@pytest.mark.parametrize("name", INDEXES_USED)
+def test_jobs_are_found_by_the_indexes_that_are_meant(connection: psycopg.Connection[Any], name: str) -> None:
+    lines = plan(connection, name).splitlines()
+    on_jobs = [
+        line for line in lines if re.search(r"(Scan|on) .*background_service_jobs\b", line) or "Scan using" in line
+    ]
+    used = {index for line in on_jobs for index in re.findall(r"using (\S+)", line) if "jobs" in index}
+    assert used == INDEXES_USED[name]
+    assert not [line for line in on_jobs if "Seq Scan on background_service_jobs" in line]
+
+
+def test_a_claim_reads_each_key_in_the_order_of_its_index(connection: psycopg.Connection[Any]) -> None:
+    """What is merged is sorted; the jobs of one key never are, however many wait."""
+    text = plan(connection, "claim")
+    merged, _, each_key = text.partition(ORDER_OF_THE_CLAIM)
+    assert merged != text
+    assert "Sort" not in each_key.partition(f"using {READY}")[0]
+
+
+def test_what_is_due_is_read_in_the_order_of_its_index(connection: psycopg.Connection[Any]) -> None:
+    assert "Sort" not in plan(connection, "promote")
