@@ -55,6 +55,7 @@ class Long:
             self._recovery(),
             *self._power_cuts(),
             self._pauses(),
+            self._long_pause(),
             self._late_without_fence(),
             self._disk_full(),
             self._storm(),
@@ -71,8 +72,8 @@ class Long:
         points = len(found["points"])
         remarks = (
             f"{found['workers']:,} workers, {found['enqueuers']:,} enqueuers; {found['inside']:,} between first write "
-            f"and commit; {found['at_points']:,} at {points} of {points + len(found['missed'])} named points; "
-            f"{found['findings']['events']:,} events checked"
+            f"and commit, {found['handlers']:,} of them in handlers; {found['at_points']:,} at {points} of "
+            f"{points + len(found['missed'])} named points; {found['findings']['events']:,} events checked"
         )
         wrongs = found["findings"]["wrongs"] + found["strange"]
         return _row("F1 F2 F19 kills", found["kills"], found, wrongs, remarks, found["recoveries"])
@@ -127,6 +128,12 @@ class Long:
             "F7 SIGSTOP", injected, jobs=injected, doubled=found["late_commits"],
             remarks="; ".join([remarks, *found["wrongs"]]), well=well,
         )  # fmt: skip
+
+    def _long_pause(self) -> Row:
+        found = campaign("pauses", "--scenes", 1, "--pause", 120, "--seed", self.seed, timeout=300)
+        remarks = "; ".join([f"for two minutes, stolen from {found['stolen']}", *found["wrongs"]])
+        well = not (found["stolen"] or found["wrongs"])
+        return Row("F7 SIGSTOP, long", found["pauses"], jobs=found["pauses"], remarks=remarks, well=well)
 
     def _late_without_fence(self) -> Row:
         found = campaign("pauses", "--scenes", 20, "--without-fence", "--seed", self.seed, timeout=300)

@@ -53,6 +53,8 @@ class KillFigures(msgspec.Struct, kw_only=True):
     enqueuers: int = 0
     inside: int = 0
     """Kills that hit between a first write and its commit."""
+    handlers: int = 0
+    """Of those, how many hit the handler of a job."""
     in_commit: int = 0
     at_points: int = 0
     points: dict[str, int] = {}
@@ -185,9 +187,9 @@ class Campaign:
         self._slots.clear(place)
         chance = self._random.random()
         victim = role != SURVIVOR
-        if point is None and victim and chance < AT_POINTS and not self._too_few_inside:
+        if point is None and victim and chance < AT_POINTS and not self._too_few_inside(role):
             point = self._next_point(role)
-        wants_inside = victim and point is None and (chance > 1 - INSIDE_A_JOB or self._too_few_inside)
+        wants_inside = victim and point is None and (chance > 1 - INSIDE_A_JOB or self._too_few_inside(role))
         kill_at = now() + self._random.random() * 0.1 if victim and point is None and not wants_inside else None
 
         def be() -> None:
@@ -208,10 +210,12 @@ class Campaign:
         process = fork(be, errors)
         return Child(role, process, now(), kill_at, wants_inside, errors)
 
-    @property
-    def _too_few_inside(self) -> bool:
-        """Whether the next victims must be hit between a first write and its commit."""
-        return self.figures.inside < INSIDE_A_JOB * self.figures.kills
+    def _too_few_inside(self, role: str) -> bool:
+        """Whether the next victim must be hit between a first write and its commit."""
+        figures = self.figures
+        if role == WORKER:
+            return figures.handlers < INSIDE_A_JOB * figures.workers
+        return figures.inside - figures.handlers < INSIDE_A_JOB * figures.enqueuers
 
     def _next_point(self, role: str) -> str:
         """Return the points one after the other, in an order by chance."""
@@ -248,6 +252,7 @@ class Campaign:
             return
         self.figures.kills += 1
         self.figures.inside += state == INSIDE
+        self.figures.handlers += state == INSIDE and child.role == WORKER
         self.figures.in_commit += state not in (INSIDE, 0)
         self.figures.workers += child.role == WORKER
         self.figures.enqueuers += child.role == ENQUEUER

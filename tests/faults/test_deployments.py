@@ -55,6 +55,12 @@ def unended(path: Path) -> int:
         return int(connection.execute(question).fetchone()[0])
 
 
+def wait_until(reached: Callable[[], bool]) -> None:
+    until = now() + LONGEST
+    while not reached() and now() < until:
+        time.sleep(0.01)
+
+
 def test_two_versions_replaced_by_signals_at_random_finish_everything_once(
     tmp_path: Path, figures: Callable[[str], None]
 ):
@@ -78,9 +84,7 @@ def test_two_versions_replaced_by_signals_at_random_finish_everything_once(
         old.send_signal(chance.choice((signal.SIGTERM, signal.SIGINT, signal.SIGKILL)))
         old.wait(LONGEST)
         workers.append(start(tmp_path, ("old", "new")[number % 2]))
-    until = now() + LONGEST
-    while unended(tmp_path / "app.db") and now() < until:
-        time.sleep(0.01)
+    wait_until(lambda: not unended(tmp_path / "app.db"))
     for worker in workers:
         worker.kill()
         worker.wait()
@@ -136,21 +140,19 @@ def test_tables_are_taken_over_while_programs_of_the_seed_write(tmp_path: Path, 
     services = [BackgroundService(path, keep_completed=None) for _ in range(2)]
     for service in services:
         service.register_job_handler("k", lambda: ran.append(1))
-    time.sleep(0.1)
+    wait_until(lambda: len(written) >= 20)
     starting = [threading.Thread(target=service.start) for service in services]
     for each in starting:
         each.start()
     for each in starting:
         each.join(LONGEST)
-    time.sleep(0.3)
+    enough = len(written) + 40
+    wait_until(lambda: len(written) >= enough)
     stop.set()
     for writer in writers:
         writer.join()
-    until = now() + LONGEST
-    while unended(path) and now() < until:
-        time.sleep(0.01)
+    wait_until(lambda: not unended(path))
     for service in services:
         service.stop()
     figures(f"F16 migration under load: {len(written)} rows written meanwhile, {len(ran)} run")
     assert len(set(written)) == len(written) == services[0].jobs.count(status="COMPLETED") == len(ran)
-    assert len(written) > 50
