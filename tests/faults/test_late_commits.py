@@ -11,14 +11,21 @@ import sqlite3
 from collections import Counter
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import hypothesis.strategies as st
+import psycopg
 import pytest
 from hypothesis import HealthCheck, settings
-from hypothesis.stateful import initialize, invariant, precondition, rule
+from hypothesis.stateful import initialize, invariant, precondition, rule, run_state_machine_as_test
 from tests.storage.crew import at
-from tests.storage.test_state_machine import RUNNING, StoreAgainstModel, picks
+from tests.storage.test_state_machine import (
+    RUNNING,
+    PostgresAgainstModel,
+    SqliteAgainstModel,
+    StoreAgainstModel,
+    picks,
+)
 
 from sidework.errors import JobLost
 from sidework.model.job import Claim, JobStatus
@@ -32,16 +39,20 @@ EXAMPLES = int(os.environ.get("SIDEWORK_EXAMPLES", "30"))
 class LateCommits(StoreAgainstModel):
     """The store does what the model does, and old threads change nothing."""
 
+    write: ClassVar[str]
+
     def __init__(self) -> None:
         super().__init__()
         self.threads: list[tuple[Claim, JobTransaction]] = []
         self.effects = Counter[int]()
-        self.path = Path(self.folder.name) / "app.db"
+
+    def sql(self, statement: str) -> list[tuple[Any, ...]]:
+        """Run a statement on a connection of its own."""
+        raise NotImplementedError
 
     @initialize()
     def make_a_table(self) -> None:
-        with closing(sqlite3.connect(self.path)) as connection:
-            connection.execute("CREATE TABLE effects (job INTEGER)")
+        self.sql("CREATE TABLE effects (job INTEGER)")
 
     @precondition(lambda self: self.claims)
     @rule(pick=picks)
@@ -55,7 +66,7 @@ class LateCommits(StoreAgainstModel):
         claim, transaction = self.threads.pop(pick % len(self.threads))
         holds = self._holds(claim)
         try:
-            transaction.connection.execute("INSERT INTO effects VALUES (?)", (claim.job_id,))
+            transaction.connection.execute(self.write, (claim.job_id,))
             assert holds, f"{claim} was superseded and could write"
             if end == "commit":
                 self._commit(claim, transaction)
@@ -87,14 +98,33 @@ class LateCommits(StoreAgainstModel):
 
     @invariant()
     def each_effect_is_there_once(self) -> None:
-        with closing(sqlite3.connect(self.path)) as connection:
-            found = Counter(job for (job,) in connection.execute("SELECT job FROM effects"))
+        found = Counter(job for (job,) in self.sql("SELECT job FROM effects"))
         assert found == self.effects
         assert max(found.values(), default=1) == 1
 
 
-TestLateCommits = LateCommits.TestCase
-TestLateCommits.settings = settings(
+class LateCommitsOnSqlite(LateCommits, SqliteAgainstModel):
+    """On a SQLite file."""
+
+    write = "INSERT INTO effects VALUES (?)"
+
+    def sql(self, statement: str) -> list[tuple[Any, ...]]:
+        with closing(sqlite3.connect(Path(self.folder.name) / "app.db")) as connection:
+            return connection.execute(statement).fetchall()
+
+
+class LateCommitsOnPostgres(LateCommits, PostgresAgainstModel):
+    """On PostgreSQL."""
+
+    write = "INSERT INTO effects VALUES (%s)"
+
+    def sql(self, statement: str) -> list[tuple[Any, ...]]:
+        with closing(psycopg.connect(self.url, autocommit=True)) as connection:
+            cursor = connection.execute(statement)
+            return cursor.fetchall() if cursor.description else []
+
+
+HOW = settings(
     max_examples=EXAMPLES,
     stateful_step_count=40,
     deadline=None,
@@ -102,13 +132,23 @@ TestLateCommits.settings = settings(
     print_blob=True,
 )
 
+TestLateCommits = LateCommitsOnSqlite.TestCase
+TestLateCommits.settings = HOW
+
+
+def test_late_commits_on_postgres(postgres_database: str):
+    class OnThisDatabase(LateCommitsOnPostgres):
+        database = postgres_database
+
+    run_state_machine_as_test(OnThisDatabase, settings=HOW)
+
 
 def test_the_machine_notices_a_store_without_a_fence(monkeypatch: pytest.MonkeyPatch):
     """The control, as the shortest such story: snoozed, claimed again, and the old thread goes on."""
     from sidework.storage.sqlite import pool
 
     monkeypatch.setitem(pool.SQL, "fence", "SELECT ?1 OR ?2")
-    state = LateCommits()
+    state = LateCommitsOnSqlite()
     state.hire()
     state.make_a_table()
     try:
