@@ -27,8 +27,8 @@ CHANNEL: Final = "sidework"
 POLL_EVERY: Final = 0.25
 """Seconds between two looks where nobody can listen."""
 LOOKS_BETWEEN_TRIES: Final = 4
-QUIET_AFTER: Final = 0.01
-"""Seconds between two rings of one process: a busy one rings a hundred times a second and not more."""
+QUIET_AFTER: Final = 0.002
+"""Seconds between two rings of one process: a busy one rings five hundred times a second at most."""
 LAST_RING: Final = 0.5
 """Seconds that closing waits for a ring that is under way."""
 
