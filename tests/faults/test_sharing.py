@@ -89,7 +89,7 @@ def start(program, path):
 
 
 def share_one_file(path):
-    """Let two services drain while the application writes; return what its writes took and its sleeps overslept (p99)."""
+    """Let two services drain while the application writes; return its slowest writes and sleeps (p99, s; s over)."""
     service = BackgroundService(path)
     service.migrate()
     connection = sqlite3.connect(path, isolation_level=None)

@@ -66,7 +66,7 @@ def _pickups(site: Site, service: BackgroundService, process: Process) -> tuple[
             raw.insert(connection, sql, n)
             claimer.go()
 
-        for n in range(site.part_of_jobs(100) + 1):
+        for n in range(site.part_of_jobs(250) + 1):
             ours.append(_wait_of(process, partial(service.enqueue, "note", {"n": n})))
             raws.append(_wait_of(claimer, partial(by_hand, n)))
     return ours[1:], raws[1:]  # the first ones opened the connections
