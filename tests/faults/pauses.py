@@ -79,7 +79,7 @@ def be_a_worker(path: Path, log: history.Log, slots: Slots, *, fenced: bool) -> 
 
 def _take_the_fence_away() -> None:
     """The control: what a queue without a fence would do."""
-    pool.SQL["fence"] = "SELECT ?1 OR ?2"
+    pool.SQL["fence"] = "SELECT ? OR ?"
     settle = pool.SQL["settle_one"]
     pool.SQL["settle_one"] = settle.replace("AND +claims = :claims", "").replace("AND +status = 'RUNNING'", "")
     assert pool.SQL["settle_one"].count("AND") + 2 == settle.count("AND")

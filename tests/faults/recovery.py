@@ -69,6 +69,23 @@ def enqueue_one(path: Path) -> int:
     return job
 
 
+def count_effects(path: Path) -> int:
+    """Return how many effects are committed."""
+    connection = sqlite3.connect(path)
+    number: int = connection.execute("SELECT count(*) FROM effects").fetchone()[0]
+    connection.close()
+    return number
+
+
+def wait_for_effects(path: Path, number: int) -> None:
+    """Return when so many are there: the last run was seen before its commit, and is not to be killed in it."""
+    until = now() + LONGEST
+    while count_effects(path) < number:
+        if now() > until:
+            raise TimeoutError(f"there are {count_effects(path)} effects of {number}")
+        time.sleep(0.002)
+
+
 def measure(folder: Path, kills: int) -> RecoveryFigures:
     """Kill one of two workers inside a job, again and again."""
     figures = RecoveryFigures()
@@ -87,14 +104,13 @@ def measure(folder: Path, kills: int) -> RecoveryFigures:
             figures.kills += 1
             os.waitpid(victim, 0)
             workers = workers - {victim} | {fork(lambda: be_a_worker(path, log), folder / "errors")}
+        wait_for_effects(path, kills)
     except TimeoutError as error:
         raise AssertionError(f"{error}: {last_words(folder / 'errors')}") from error
     finally:
         for worker in workers:
             os.kill(worker, signal.SIGKILL)
-    connection = sqlite3.connect(path)
-    figures.effects = connection.execute("SELECT count(*) FROM effects").fetchone()[0]
-    connection.close()
+    figures.effects = count_effects(path)
     return figures
 
 

@@ -147,7 +147,7 @@ def test_the_machine_notices_a_store_without_a_fence(monkeypatch: pytest.MonkeyP
     """The control, as the shortest such story: snoozed, claimed again, and the old thread goes on."""
     from sidework.storage.sqlite import pool
 
-    monkeypatch.setitem(pool.SQL, "fence", "SELECT ?1 OR ?2")
+    monkeypatch.setitem(pool.SQL, "fence", "SELECT ? OR ?")
     state = LateCommitsOnSqlite()
     state.hire()
     state.make_a_table()

@@ -97,7 +97,7 @@ def _drain(connection: sqlite3.Connection, sql: dict[str, str]) -> None:
     while claimed:
         connection.execute("BEGIN IMMEDIATE")
         connection.execute(sql["complete"], (NOW, json.dumps(claimed)))
-        claimed = [row[0] for row in connection.execute(sql["claim"], (NOW, BATCH)).fetchall()]
+        claimed = [row[0] for row in connection.execute(sql["claim"], {"now": NOW, "most": BATCH}).fetchall()]
         connection.execute("COMMIT")
 
 

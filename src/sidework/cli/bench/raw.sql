@@ -26,18 +26,18 @@ CREATE TABLE effects (id INTEGER PRIMARY KEY, n INTEGER NOT NULL);
 INSERT INTO raw_jobs (job_key, payload, created_at, updated_at) VALUES (?, ?, ?, ?);
 
 -- :name claim
-UPDATE raw_jobs SET status = 'RUNNING', attempts = attempts + 1, last_attempt_at = ?1, updated_at = ?1
-WHERE id IN (SELECT id FROM raw_jobs WHERE status = 'PENDING' ORDER BY priority DESC, id LIMIT ?2)
+UPDATE raw_jobs SET status = 'RUNNING', attempts = attempts + 1, last_attempt_at = :now, updated_at = :now
+WHERE id IN (SELECT id FROM raw_jobs WHERE status = 'PENDING' ORDER BY priority DESC, id LIMIT :most)
 RETURNING id, payload;
 
 -- :name complete
-UPDATE raw_jobs SET status = 'COMPLETED', updated_at = ?1 WHERE id IN (SELECT value FROM json_each(?2));
+UPDATE raw_jobs SET status = 'COMPLETED', updated_at = ? WHERE id IN (SELECT value FROM json_each(?));
 
 -- :name effect
 INSERT INTO effects (n) VALUES (?);
 
 -- :name complete_one
-UPDATE raw_jobs SET status = 'COMPLETED', updated_at = ?1 WHERE id = ?2;
+UPDATE raw_jobs SET status = 'COMPLETED', updated_at = ? WHERE id = ?;
 
 -- :name finished_rows
 WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < :rows)
