@@ -19,7 +19,7 @@ def main() -> None:
     with closing(raw.connect(Path(sys.argv[1]))) as connection:
         print("ready", flush=True)
         while sys.stdin.readline():
-            connection.execute(claim, (raw.NOW, 1)).fetchall()
+            connection.execute(claim, {"now": raw.NOW, "most": 1}).fetchall()
             print("noted", clock.monotonic(), flush=True)
 
 
