@@ -135,3 +135,27 @@ def test_watch_shows_each_move_and_the_progress(service):
         seen = asyncio.run(follow(job_id))
     assert seen[-1] == (JobStatus.COMPLETED, "half")
     assert (JobStatus.RUNNING, "half") in seen
+
+
+def test_last_words_said_while_a_report_is_written_are_kept(service, monkeypatch):
+    writing = threading.Event()
+    storage = type(service._storage)
+    report = storage.report
+
+    def report_slowly(self, reports, *, now):
+        writing.set()
+        while service._worker._bench.running:  # until the handler's end was taken, before this report is done
+            threading.Event().wait(0.001)
+        report(self, reports, now=now)
+
+    monkeypatch.setattr(storage, "report", report_slowly)
+
+    @service.handler
+    def work(job: JobContext) -> None:
+        job.log("begun")
+        assert writing.wait(DEADLINE)
+        job.progress(1, 1, "done")
+
+    job_id = work.enqueue()
+    service.run_until_idle()
+    assert service.jobs.get(job_id).progress.message == "done"

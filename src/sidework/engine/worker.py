@@ -476,7 +476,10 @@ class Worker:
         self._loop.wake()
 
     def _has_drained(self) -> bool:
-        return self._no_more_waiting or (not self._bench.running and not self._bench.has_ended)
+        if self._no_more_waiting:
+            return True
+        unreported = self._reporter.due_in(self._clock.monotonic()) is not None
+        return not (self._bench.running or self._bench.has_ended or unreported)
 
     def _give_back_what_will_not_run(self) -> None:
         unstarted = self._bench.take_stale() if self._stopping is None else self._bench.take_ready()
