@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -151,13 +152,15 @@ async def test_a_worker_that_cannot_free_the_dead_does_not_keep_its_seat(rig: Ri
 
 
 async def test_outcomes_that_cannot_be_written_before_a_stop_are_told_and_their_jobs_run_again(rig: Rig):
-    rig.handler("k")(lambda: "done")
+    may_end = threading.Event()
+    rig.handler("k")(lambda: "done" if may_end.wait(DEADLINE) else "late")
     job_id = rig.add("k")
     storage = Faulty(rig.storage)
     worker = rig.worker(storage, grace=25.0)
     started = asyncio.ensure_future(worker.run())
     await rig.told(JobStarted)
     storage.before["exchange"] = failing(10_000, DatabaseUnavailable("disk full"))
+    may_end.set()
     await rig.told(DatabaseTrouble)
     worker.stop()
     await rig.timer.was_set(25.0)

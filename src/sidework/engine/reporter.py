@@ -38,9 +38,14 @@ class Reporter:
         """Return in how many seconds there will be something to send, or None."""
         if not self._noted and not self._unsent:
             return None
-        if not self._unsent and any(attempt.over for attempt in self._noted):
+        if self.has_last_words:
             return 0.0
         return max(self._next_at - monotonic, 0.0)
+
+    @property
+    def has_last_words(self) -> bool:
+        """Whether an attempt that is over has something to report, and reports can be sent."""
+        return not self._unsent and any(attempt.over for attempt in self._noted)
 
     def take(self, monotonic: float) -> Sequence[Report]:
         """Return what is to be sent now: everything if it is time, else the last words of attempts that are over."""

@@ -478,8 +478,7 @@ class Worker:
     def _has_drained(self) -> bool:
         if self._no_more_waiting:
             return True
-        unreported = self._reporter.due_in(self._clock.monotonic()) is not None
-        return not (self._bench.running or self._bench.has_ended or unreported)
+        return not (self._bench.running or self._bench.has_ended or self._reporter.has_last_words)
 
     def _give_back_what_will_not_run(self) -> None:
         unstarted = self._bench.take_stale() if self._stopping is None else self._bench.take_ready()
