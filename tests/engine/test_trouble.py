@@ -161,6 +161,8 @@ async def test_outcomes_that_cannot_be_written_before_a_stop_are_told_and_their_
     await rig.told(JobStarted)
     storage.before["exchange"] = failing(10_000, DatabaseUnavailable("disk full"))
     may_end.set()
+    while not worker._bench.has_ended:  # noqa: ASYNC110 - nobody tells of an end that is not written yet
+        await asyncio.sleep(0)
     await rig.told(DatabaseTrouble)
     worker.stop()
     await rig.timer.was_set(25.0)
