@@ -4,8 +4,10 @@
 CREATE TABLE background_service_jobs (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     job_key TEXT NOT NULL,
+    -- Not IN (...): for that SQLite builds the list anew at each row, which costs as much as writing the row.
     status TEXT NOT NULL DEFAULT 'PENDING'
-        CHECK (status IN ('PENDING', 'SCHEDULED', 'RUNNING', 'COMPLETED', 'FAILED', 'CANCELLED')),
+        CHECK (status = 'RUNNING' OR status = 'COMPLETED' OR status = 'PENDING'
+               OR status = 'SCHEDULED' OR status = 'FAILED' OR status = 'CANCELLED'),
     queue TEXT NOT NULL DEFAULT 'default',
     priority INTEGER NOT NULL DEFAULT 0,
     attempts INTEGER NOT NULL DEFAULT 0,
