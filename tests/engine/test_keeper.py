@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Doomed:
-    """Another process with a seat at the database and jobs in its hands."""
+    """Another process with a seat at the database and jobs in its hands, all of them begun."""
 
     def __init__(self, path: str, claims: int) -> None:
         program = textwrap.dedent(f"""
@@ -38,6 +38,8 @@ class Doomed:
             storage, now = open_storage({path!r}), datetime(2026, 1, 1, 12, tzinfo=UTC)
             seat = storage.join(NewWorker(keys=frozenset("k"), queues=None, concurrency=100), now=now)
             turn = storage.exchange(seat.worker, [], Want(keys=frozenset({{"k"}}), room={claims}), now=now)
+            for job in turn.claimed:
+                seat.begun(job.id)
             print(len(turn.claimed), flush=True)
             sys.stdin.read()
         """)

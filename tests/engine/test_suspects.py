@@ -121,14 +121,47 @@ def test_a_suspect_that_cannot_be_claimed_does_not_hold_the_worker_up():
     seconds = [0.0]
     suspicion = Suspicion(lambda: seconds[0])
     suspicion.learn(Turn(suspects=True), Want(keys=frozenset("k")))
-    assert suspicion.wants_it_now(worker_is_empty=True)
-    assert not suspicion.wants_it_now(worker_is_empty=False)
-    suspicion.learn(Turn(suspects=True), Want(keys=frozenset("k"), suspect=True))  # somebody else was faster
+    assert suspicion.wants_it_now(nothing_runs=True)
+    assert not suspicion.wants_it_now(nothing_runs=False)
+    suspicion.learn(Turn(suspects=True), Want(keys=frozenset("k"), suspect=True))  # its queue is full
     suspicion.learn(Turn(suspects=True), Want(keys=frozenset("k")))
     assert not suspicion.pending
     seconds[0] += REST
     suspicion.learn(Turn(suspects=True), Want(keys=frozenset("k")))
     assert suspicion.pending
+
+
+def test_a_suspect_that_another_worker_took_is_waited_for_no_longer_and_the_next_one_at_once():
+    suspicion = Suspicion(lambda: 0.0)
+    everything, alone = Want(keys=frozenset("k")), Want(keys=frozenset("k"), suspect=True)
+    suspicion.learn(Turn(suspects=True), everything)
+    suspicion.learn(Turn(suspects=False), everything)
+    assert not suspicion.pending
+    suspicion.learn(Turn(suspects=True), everything)
+    suspicion.learn(Turn(suspects=False), alone)  # another one was faster
+    assert not suspicion.pending
+    suspicion.learn(Turn(suspects=True), everything)
+    assert suspicion.wants_it_now(nothing_runs=True)
+
+
+async def test_jobs_claimed_ahead_are_not_begun_while_a_suspect_waits_or_runs(rig: Rig):
+    stage = Stage(rig)
+    async with rig.working(concurrency=1) as worker:
+        worker._bench._lane("default").worth_having = 2
+        first, second = rig.add("k"), rig.add("k")
+        await turns(rig, worker, 1)
+        assert (stage.on, [job.id for job in worker._bench._lane("default").ready]) == ({first}, [second])
+        suspect = add_suspect(rig)
+        await turns(rig, worker)
+        stage.let_go(first)
+        await turns(rig, worker)
+        assert (stage.on, rig.status(second)) == ({suspect}, "RUNNING")
+        stage.let_go(suspect)
+        await turns(rig, worker)
+        assert stage.on == {second}
+        stage.let_go(second)
+        await rig.finish(worker)
+    assert not any(stage.beside.values())
 
 
 def test_only_the_end_of_the_suspect_itself_ends_the_suspicion():
@@ -177,3 +210,46 @@ def test_a_job_that_kills_its_worker_fails_after_three_crashes_and_its_99_neighb
     job = rig.job(killer)
     assert (job.status.value, job.crashes, job.attempts) == ("FAILED", 3, 0)
     assert "died 3 times" in (job.last_error or "")
+
+
+def test_a_job_that_was_not_begun_when_its_worker_died_is_given_back_as_it_was(rig: Rig):
+    """Also one that may run once only; what ran beside it is charged, or could not be run again."""
+    program = textwrap.dedent(f"""
+        import os, threading
+        from sidework import BackgroundService
+
+        service = BackgroundService({rig.database!r}, concurrency=4)
+
+        @service.handler
+        async def first():
+            pass
+
+        @service.handler
+        async def kill():
+            os._exit(9)
+
+        @service.handler
+        async def last():
+            pass
+
+        service.run_until_idle()
+    """)
+    done = rig.add("first", priority=3, max_attempts=1)
+    killer = rig.add("kill", priority=2)
+    waiting = [rig.add("last", priority=1, max_attempts=1), rig.add("last", max_attempts=3)]
+    subprocess.run([sys.executable, "-c", program], timeout=4 * DEADLINE, check=False)
+    [happened] = {each.worker for each in rig.storage.lost(limit=10)}
+    assert happened is not None
+    rig.handler("none")(lambda: None)
+
+    async def rescue() -> None:
+        async with rig.working():
+            pass
+
+    asyncio.run(rescue())
+    known = rig.database.startswith("/")
+    back = ("PENDING", 0)
+    assert (rig.status(killer), rig.job(killer).crashes) == ("PENDING", 1)
+    assert rig.status(done) == "FAILED"  # it had ended, and that was not written: it is not run again
+    found = [(rig.status(job_id), rig.job(job_id).crashes) for job_id in waiting]
+    assert found == ([back, back] if known else [("FAILED", 1), ("PENDING", 1)])

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sidework.model.job import Claim, ClaimedJob, EndedJob, JobStatus, RetentionRule
+from sidework.model.job import Claim, ClaimedJob, EndedJob, JobStatus, LostJob, Reached, RetentionRule
 from sidework.model.lifecycle import (
     DEFAULT_POLICY,
     MOVES,
@@ -21,7 +21,7 @@ from sidework.model.lifecycle import (
     Returned,
     Snoozed,
     WorkerDied,
-    blame,
+    after_death,
     decide,
     may_go,
 )
@@ -94,7 +94,8 @@ def test_what_is_given_back_is_ready_as_before() -> None:
 
 def test_the_first_death_counts_as_a_crash_and_not_as_an_attempt() -> None:
     end = outcome(WorkerDied(suspected=True), attempts=1)
-    assert (end.status, end.attempts, end.crashes, end.run_at) == (JobStatus.SCHEDULED, 1, 1, NOW)
+    assert (end.status, end.attempts, end.crashes, end.run_at) == (JobStatus.PENDING, 1, 1, None)
+    assert end.error == "its worker died while it ran"
 
 
 def test_later_deaths_wait_by_back_off() -> None:
@@ -128,20 +129,46 @@ def test_a_death_carries_out_a_cancel_request() -> None:
     assert outcome(WorkerDied(suspected=True, cancel_requested=True), max_attempts=1).status is JobStatus.CANCELLED
 
 
+BEGUN, ENDED, NOTHING, UNKNOWN = Reached.BEGUN, Reached.ENDED, Reached.NOTHING, Reached.UNKNOWN
+CHARGED, SPARED, BACK = WorkerDied(suspected=True), WorkerDied(suspected=False), GivenBack()
+
+
+def lost(reached: Reached, crashes: int = 0, *, cancel: bool = False) -> LostJob:
+    return LostJob(job=job(crashes=crashes), worker=1, cancel_requested=cancel, reached=reached)
+
+
 @pytest.mark.parametrize(
-    ("crashed_before", "charged"),
+    ("dead", "happened"),
     [
         ([], []),
-        ([False], [True]),
-        ([False, False, False], [True, True, True]),
-        ([True], [True]),
-        ([False, True, False], [False, True, False]),
+        ([(UNKNOWN, 0)], [CHARGED]),
+        ([(UNKNOWN, 0), (UNKNOWN, 0)], [CHARGED, CHARGED]),
+        ([(UNKNOWN, 0), (UNKNOWN, 1), (UNKNOWN, 2)], [SPARED, CHARGED, CHARGED]),
+        ([(BEGUN, 0), (NOTHING, 0), (ENDED, 0)], [CHARGED, BACK, SPARED]),
+        ([(BEGUN, 0), (BEGUN, 1), (NOTHING, 0)], [SPARED, CHARGED, BACK]),
+        ([(BEGUN, 0), (NOTHING, 1), (ENDED, 1)], [CHARGED, BACK, SPARED]),
+        ([(ENDED, 0), (NOTHING, 0), (ENDED, 0)], [CHARGED, BACK, CHARGED]),
+        ([(ENDED, 0), (ENDED, 1)], [SPARED, CHARGED]),
+        ([(NOTHING, 0), (NOTHING, 2)], [BACK, BACK]),
     ],
 )
-def test_a_job_that_was_there_before_takes_the_blame_for_its_neighbours(
-    crashed_before: list[bool], charged: list[bool]
+def test_only_what_ran_may_have_killed_its_worker_and_who_was_there_before_takes_the_blame(
+    dead: list[tuple[Reached, int]], happened: list[Happening]
 ) -> None:
-    assert blame(crashed_before) == charged
+    assert after_death([lost(*each) for each in dead]) == happened
+
+
+def test_a_job_that_was_to_be_cancelled_ends_with_its_worker_though_it_never_began() -> None:
+    [happened] = after_death([lost(NOTHING, cancel=True)])
+    end = outcome(happened, attempts=1, max_attempts=1)
+    assert (end.status, end.attempts, end.crashes) == (JobStatus.CANCELLED, 1, 0)
+    assert after_death([lost(BEGUN, cancel=True)]) == [WorkerDied(suspected=True, cancel_requested=True)]
+
+
+def test_a_job_that_may_run_once_only_and_never_began_is_ready_as_before() -> None:
+    [happened] = after_death([lost(NOTHING)])
+    end = outcome(happened, max_attempts=1)
+    assert (end.status, end.attempts, end.crashes, end.run_at, end.error) == (JobStatus.PENDING, 0, 0, None, None)
 
 
 HAPPENINGS: tuple[Happening, ...] = (

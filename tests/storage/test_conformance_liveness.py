@@ -12,7 +12,7 @@ import pytest
 from tests.storage.crew import NOON, Crew, Hand, at, died, ended, ids, job, later, look, put, status
 
 from sidework.errors import WorkerLost
-from sidework.model.job import JobStatus, LostJob
+from sidework.model.job import JobStatus, LostJob, Reached
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,16 +28,23 @@ from sidework.storage.open import open_storage
 
 storage, noon, room = open_storage(sys.argv[1]), datetime(2026, 1, 1, 12, tzinfo=UTC), int(sys.argv[2])
 seat = storage.join(NewWorker(keys=frozenset({"k"}), queues=None, concurrency=1), now=noon)
-storage.exchange(seat.worker, [], Want(keys=frozenset({"k"}), room=room), now=noon)
+turn = storage.exchange(seat.worker, [], Want(keys=frozenset({"k"}), room=room), now=noon)
+for job, what in zip(turn.claimed, sys.argv[3:]):
+    seat.begun(job.id)
+    if what == "ended":
+        seat.ended(job.id, written=False)
 print(seat.worker, flush=True)
 sys.stdin.read()
 """
 
 
 @contextmanager
-def worker_process(database: str, *, room: int) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """Run a process that claims jobs and then does nothing; yield it with its worker's id."""
-    command = [sys.executable, "-c", CLAIM_AND_WAIT, database, str(room)]
+def worker_process(database: str, *what: str, room: int) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """Run a process that claims jobs and then does nothing; yield it with its worker's id.
+
+    what: "begun" or "ended", for the first jobs that it claims.
+    """
+    command = [sys.executable, "-c", CLAIM_AND_WAIT, database, str(room), *what]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
@@ -46,9 +53,9 @@ def worker_process(database: str, *, room: int) -> Iterator[tuple[subprocess.Pop
             process.kill()
 
 
-def killed_worker(database: str, *, room: int) -> int:
+def killed_worker(database: str, *what: str, room: int) -> int:
     """Return the id of a worker that was killed while it held jobs."""
-    with worker_process(database, room=room) as (process, worker):
+    with worker_process(database, *what, room=room) as (process, worker):
         process.kill()
         process.wait()
         return worker
@@ -102,6 +109,14 @@ def test_jobs_of_a_killed_process_are_lost_and_those_of_the_living_are_not(
     assert {each.worker for each in lost} == {worker}
     assert {each.id: each.alive for each in storage.workers()} == {worker: False, hand.id: True}
     assert sorted((each.job.payload or "") for each in lost) == ["", '{"n": 2}']
+
+
+def test_a_lost_job_says_how_far_its_worker_had_come_or_that_nobody_knows(storage: Storage, database: str) -> None:
+    put(storage, *(job(priority=priority) for priority in (3, 2, 1)))
+    killed_worker(database, "begun", "ended", room=3)
+    reached = [each.reached for each in sorted(storage.lost(limit=100), key=lambda each: each.job.id)]
+    known = [Reached.BEGUN, Reached.ENDED, Reached.NOTHING]
+    assert reached == (known if storage.name.startswith("/") else [Reached.UNKNOWN] * 3)
 
 
 def test_a_process_that_stands_still_is_alive(storage: Storage, database: str) -> None:

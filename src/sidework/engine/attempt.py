@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from sidework.engine.timer import Alarm
     from sidework.model.handler import JobHandler
     from sidework.model.job import ClaimedJob, Outcome
-    from sidework.storage.contract import AsyncJobTransaction, JobTransaction, Storage
+    from sidework.storage.contract import AsyncJobTransaction, JobTransaction, Membership, Storage
 
 MOST_LINES_AT_ONCE = 1000
 """Log lines of one attempt that are kept between two reports."""
@@ -56,6 +56,7 @@ class Desk:
     """What all attempts of one worker share."""
 
     storage: Storage
+    seat: Membership
     clock: Clock
     chance: Callable[[], float]
     announce: Announcer

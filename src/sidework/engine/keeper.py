@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sidework.engine.events import JobsPruned, JobsRescued, logger
 from sidework.errors import WorkerLost
-from sidework.model.lifecycle import DEFAULT_POLICY, WorkerDied, blame, decide
+from sidework.model.lifecycle import DEFAULT_POLICY, after_death, decide
 from sidework.storage.contract import Want
 
 if TYPE_CHECKING:
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from sidework.engine.bridge import Bridge
     from sidework.engine.events import Announcer
     from sidework.model.handler import JobHandler
-    from sidework.model.job import LostJob, Outcome, RetentionRule
+    from sidework.model.job import ClaimedJob, LostJob, Outcome, RetentionRule
+    from sidework.model.lifecycle import Happening
     from sidework.storage.contract import Storage
 
 PROBE_INTERVAL = 0.25
@@ -123,14 +124,12 @@ class Keeper:
         return bool(freed)
 
     def _after_death(self, jobs: Sequence[LostJob]) -> list[Outcome]:
-        suspected = blame([lost.job.crashes > 0 for lost in jobs])
-        return [self._outcome(lost, suspected=it_may_be) for lost, it_may_be in zip(jobs, suspected, strict=True)]
+        return [self._outcome(lost.job, what) for lost, what in zip(jobs, after_death(jobs), strict=True)]
 
-    def _outcome(self, lost: LostJob, *, suspected: bool) -> Outcome:
-        handler = self._handlers.get(lost.job.key)
-        policy = DEFAULT_POLICY if handler is None else handler.policy(lost.job)
-        death = WorkerDied(suspected=suspected, cancel_requested=lost.cancel_requested)
-        return decide(lost.job, death, policy, now=self._clock.now(), chance=self._chance())
+    def _outcome(self, job: ClaimedJob, happened: Happening) -> Outcome:
+        handler = self._handlers.get(job.key)
+        policy = DEFAULT_POLICY if handler is None else handler.policy(job)
+        return decide(job, happened, policy, now=self._clock.now(), chance=self._chance())
 
     # --------------------------------------------------------------------------------------------------- pruning
 

@@ -53,6 +53,7 @@ class Runner:
     ) -> None:
         """ended: called on the loop with each attempt that is over; its `outcome` is to be written unless None."""
         self._desk = desk
+        self._seat = desk.seat
         self._handlers = handlers
         self._service = service
         self._threads = threads
@@ -95,6 +96,7 @@ class Runner:
         current_job.set(JobContext(attempt))
         try:
             if attempt.stop is None:
+                self._seat.begun(attempt.job.claim.job_id)
                 handler = _handler_of(attempt)
                 value = _function_of(handler)(**self._arguments(attempt, handler))
                 if handler.is_async:
@@ -133,6 +135,7 @@ class Runner:
         if attempt.stop is not None:  # it was ended while it waited for its thread
             attempt.happened = attempt.stopped()
             return
+        self._seat.begun(attempt.job.claim.job_id)
         try:
             handler = _handler_of(attempt)
             value = _function_of(handler)(**self._arguments(attempt, handler))
@@ -251,6 +254,7 @@ class Runner:
             attempt.outcome = _decide(attempt, happened)
         if attempt.transaction is not None or attempt.lock_seconds or attempt.raised_after_end:
             _tell_peculiarities(attempt)
+        self._seat.ended(attempt.job.claim.job_id, written=attempt.settled or attempt.outcome is None)
         self._tell_ended(attempt)
 
 

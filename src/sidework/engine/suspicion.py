@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from sidework.storage.contract import Turn, Want
 
 PATIENCE = 10.0
-"""Seconds that a suspect waits for the worker to be empty; then it runs beside what still runs."""
+"""Seconds that a suspect waits until nothing else runs; then it runs beside what still does."""
 REST = 1.0
-"""Seconds before another try when a suspect could not be claimed: somebody else has it, or its queue is full."""
+"""Seconds before another try when a suspect is there and could not be claimed: its queue is full."""
 
 
 class Suspicion:
@@ -34,11 +34,11 @@ class Suspicion:
         """Whether nothing else may be claimed, because a suspect waits or runs here."""
         return self._running is not None or self._waits_since is not None
 
-    def wants_it_now(self, *, worker_is_empty: bool) -> bool:
-        """Whether the suspect that waits is to be claimed now."""
+    def wants_it_now(self, *, nothing_runs: bool) -> bool:
+        """Whether the suspect that waits is to be claimed now. Jobs that were not begun cannot come to harm by it."""
         if self._running is not None or self._waits_since is None:
             return False
-        return worker_is_empty or self._monotonic() - self._waits_since >= PATIENCE
+        return nothing_runs or self._monotonic() - self._waits_since >= PATIENCE
 
     def learn(self, turn: Turn, want: Want) -> None:
         """Learn from a turn whether a suspect waits or was claimed."""
@@ -46,10 +46,17 @@ class Suspicion:
             self._waits_since = None
             if turn.claimed:
                 self._running = turn.claimed[0].claim
-            else:
+            elif turn.suspects:
                 self._not_before = self._monotonic() + REST
-        elif turn.suspects and self._waits_since is None and self._monotonic() >= self._not_before:
+        elif not turn.suspects:
+            self._waits_since = None  # another worker has taken it
+        elif self._waits_since is None and self._monotonic() >= self._not_before:
             self._waits_since = self._monotonic()
+
+    @property
+    def runs(self) -> bool:
+        """Whether a suspect runs here."""
+        return self._running is not None
 
     def ended(self, job: ClaimedJob) -> None:
         """Learn that an attempt of this job is over."""

@@ -248,7 +248,7 @@ class Worker:
 
     def _hear_a_commit(self) -> bool:
         """Look soon, unless jobs at hand wait for a place: then a new one would only wait with them."""
-        if self._bench.has_ready:
+        if self._bench.has_ready and not self._suspicion.pending:
             return False
         self._loop.wake()
         return True
@@ -300,10 +300,12 @@ class Worker:
     def _want(self) -> Want:
         if self._stopping is not None:
             return NOTHING
-        if self._suspicion.wants_it_now(worker_is_empty=self._bench.empty):
+        if self._suspicion.wants_it_now(nothing_runs=not self._bench.running):
             return Want(keys=self._keys(), queues=self._queues, suspect=True)
-        if self._suspicion.pending:
+        if self._suspicion.runs:
             return NOTHING
+        if self._suspicion.pending:
+            return Want(keys=self._keys(), queues=self._queues)
         return Want(
             keys=self._keys(),
             queues=self._queues,
@@ -325,13 +327,17 @@ class Worker:
                 self._end_unstarted(job, Stop.CANCEL)
 
     def _begin(self, claimed: Sequence[ClaimedJob], want: Want) -> None:
-        self._suspicion.learn(self._turn, want)
         if want.suspect:
             self._start_beside_the_others(claimed)
-            return
-        self._bench.add(claimed)
-        for queue in self._bench.queues:
-            self._start_ready(queue)
+        else:
+            self._bench.add(claimed)
+            self._start_all_ready()
+        # Last: what was claimed for free places begins now, and only what was claimed ahead waits for suspects.
+        was_pending = self._suspicion.pending
+        self._suspicion.learn(self._turn, want)
+        if was_pending and not self._suspicion.pending:
+            self._start_all_ready()
+            self._loop.wake()
 
     def _start_beside_the_others(self, suspects: Sequence[ClaimedJob]) -> None:
         """Start a suspect whatever its queue's room: it has waited for that long enough."""
@@ -339,7 +345,13 @@ class Worker:
             self._bench.add_running(job)
             self._bench.running[job.claim] = self._runner.start(job)
 
+    def _start_all_ready(self) -> None:
+        for queue in self._bench.queues:
+            self._start_ready(queue)
+
     def _start_ready(self, queue: str) -> None:
+        if self._suspicion.pending:
+            return
         for job in self._bench.startable(queue):
             self._bench.running[job.claim] = self._runner.start(job)
 
@@ -351,7 +363,8 @@ class Worker:
         if self._aftermath is not None:
             self._aftermath.take(attempt)
             return
-        self._suspicion.ended(attempt.job)
+        if self._suspicion.pending:
+            self._end_beside_a_suspect(attempt)
         if attempt.settled:
             self._ledger.written(attempt)
         elif attempt.lost:
@@ -359,6 +372,14 @@ class Worker:
         self._start_ready(attempt.job.queue)
         # What ends during an exchange and is to be written is asked for at its end, when it is clear what is at hand.
         if not self._bench.plentiful and (self._is_short_of_jobs(attempt) if attempt.settled else not self._exchanging):
+            self._loop.wake()
+
+    def _end_beside_a_suspect(self, attempt: Attempt) -> None:
+        """Let the others begin if this was the suspect, or a suspect if this was the last of the others."""
+        self._suspicion.ended(attempt.job)
+        if not self._suspicion.pending:
+            self._start_all_ready()
+        if self._suspicion.wants_it_now(nothing_runs=not self._bench.running) or not self._suspicion.pending:
             self._loop.wake()
 
     def _is_short_of_jobs(self, attempt: Attempt) -> bool:
@@ -381,7 +402,7 @@ class Worker:
             waits.append(in_seconds if in_seconds > 0 else PAST_DUE_PAUSE)
         if (report_in := self._reporter.due_in(monotonic)) is not None:
             waits.append(report_in)
-        if self._suspicion.wants_it_now(worker_is_empty=self._bench.empty):
+        if self._suspicion.wants_it_now(nothing_runs=not self._bench.running):
             waits.append(0.0)
         return min(waits)
 
@@ -514,6 +535,7 @@ class Worker:
     def _make_runner(self) -> Runner:
         desk = Desk(
             storage=self._storage,
+            seat=self._membership,
             clock=self._clock,
             chance=self._chance,
             announce=self._announce,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from enum import StrEnum
+from enum import Enum, StrEnum
 from typing import Literal
 
 import msgspec
@@ -103,12 +103,22 @@ class ClaimedJob(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         return self.claim.job_id
 
 
+class Reached(Enum):
+    """How far a worker had come with a job when it died."""
+
+    NOTHING = "its handler had not been called"
+    BEGUN = "its handler had begun"
+    ENDED = "its handler had ended, and that was not written yet"
+    UNKNOWN = "nobody knows"
+
+
 class LostJob(msgspec.Struct, frozen=True, kw_only=True):
     """A RUNNING job whose worker is dead."""
 
     job: ClaimedJob
     worker: int | None
     cancel_requested: bool = False
+    reached: Reached = Reached.UNKNOWN
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias, assert_never
 import msgspec
 
 from sidework.model.backoff import delay_before_retry
-from sidework.model.job import ClaimedJob, EndedJob, JobStatus, Outcome, RetentionRule
+from sidework.model.job import ClaimedJob, EndedJob, JobStatus, LostJob, Outcome, Reached, RetentionRule
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,6 +33,9 @@ MOVES = {
 """From a status to those that may follow it. An operator's retry is the only way back from an end."""
 
 MAX_CRASHES = 3
+
+_BY_REQUEST = "cancelled by request"
+_DIED = "its worker died while it ran"
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,11 +81,11 @@ class Cancelled(msgspec.Struct, frozen=True):
 
 
 class GivenBack(msgspec.Struct, frozen=True):
-    """The worker stops before the handler began, or before it could end; no attempt is used."""
+    """The worker stops or died before the handler began, or stops before it could end; no attempt is used."""
 
 
 class WorkerDied(msgspec.Struct, frozen=True):
-    """The worker's process is gone. `suspected`: this job may have killed it."""
+    """The worker's process is gone, and the handler had begun. `suspected`: this job may have killed it."""
 
     suspected: bool
     cancel_requested: bool = False
@@ -115,15 +118,27 @@ def decide(job: ClaimedJob, happened: Happening, policy: Policy, *, now: datetim
             assert_never(happened)
 
 
-def blame(crashed_before: list[bool]) -> list[bool]:
-    """Say, for the jobs that died with one worker, which of them may have killed it.
+def after_death(lost: Sequence[LostJob]) -> list[Happening]:
+    """Say what the death of one worker means to each of the jobs that it held."""
+    suspects = _suspects(lost)
+    return [_of_the_dead(job, suspected=job in suspects) for job in lost]
 
-    A job that was there at an earlier death runs alone; if one is among the dead, it did it, and the others are not
-    charged. Otherwise any of them may have.
+
+def _suspects(lost: Sequence[LostJob]) -> list[LostJob]:
+    """Return the jobs that may have killed their worker.
+
+    Those that ran may have; where none did, those that had just ended, for what a handler leaves behind may kill too. A
+    job that was there at an earlier death runs alone: if one is among these, it did it, and the others are not charged.
     """
-    if any(crashed_before):
-        return crashed_before
-    return [True] * len(crashed_before)
+    ran = [job for job in lost if job.reached in (Reached.BEGUN, Reached.UNKNOWN)]
+    able = ran or [job for job in lost if job.reached is Reached.ENDED]
+    return [job for job in able if job.job.crashes > 0] or able
+
+
+def _of_the_dead(lost: LostJob, *, suspected: bool) -> Happening:
+    if lost.reached is not Reached.NOTHING:
+        return WorkerDied(suspected=suspected, cancel_requested=lost.cancel_requested)
+    return Cancelled(_BY_REQUEST) if lost.cancel_requested else GivenBack()
 
 
 def _after_failure(
@@ -139,7 +154,7 @@ def _after_failure(
 def _after_death(job: ClaimedJob, death: WorkerDied, policy: Policy, *, now: datetime, chance: float) -> Outcome:
     crashes = job.crashes + death.suspected
     if death.cancel_requested:
-        return _end(job, JobStatus.CANCELLED, attempts=job.attempts, crashes=crashes, error="cancelled by request")
+        return _end(job, JobStatus.CANCELLED, attempts=job.attempts, crashes=crashes, error=_BY_REQUEST)
     if job.max_attempts == 1:
         reason = "its worker died while it ran, and max_attempts=1 means at most once"
         return _end(job, JobStatus.FAILED, attempts=job.attempts, crashes=crashes, error=reason)
@@ -150,7 +165,9 @@ def _after_death(job: ClaimedJob, death: WorkerDied, policy: Policy, *, now: dat
         return _end(job, JobStatus.PENDING, attempts=job.attempts)
     # The first death costs no wait: on one machine most deaths are deployments and kills, not poison.
     delay = delay_before_retry(crashes - 1, policy.backoff, chance) if crashes > 1 else timedelta(0)
-    return _later(job, now + delay, attempts=job.attempts, crashes=crashes, error="its worker died while it ran")
+    if not delay:
+        return _end(job, JobStatus.PENDING, attempts=job.attempts, crashes=crashes, error=_DIED)
+    return _later(job, now + delay, attempts=job.attempts, crashes=crashes, error=_DIED)
 
 
 def _later(

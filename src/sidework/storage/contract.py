@@ -99,6 +99,15 @@ class Membership(Protocol):
     def check(self) -> None:
         """Raise WorkerLost if the seat is gone (row or lock file)."""
 
+    def begun(self, job_id: int) -> None:
+        """Say that a job's handler is about to be called: if this worker dies, others may know. From any thread.
+
+        Costs next to nothing, and so does `ended`. A store that cannot pass it on does nothing.
+        """
+
+    def ended(self, job_id: int, *, written: bool) -> None:
+        """Say that the attempt is over. written: no outcome of it is still to be written."""
+
     def leave(self) -> None:
         """Give the seat up: row deleted, lock freed. Jobs still held count as lost from now on."""
 
@@ -265,7 +274,10 @@ class Storage(Protocol):
         """Say that the worker lives, and compare what it believes to hold with what the database says."""
 
     def lost(self, *, limit: int) -> list[LostJob]:
-        """Return RUNNING jobs whose worker is dead or unknown, whole workers at a time as far as `limit` allows."""
+        """Return RUNNING jobs whose worker is dead or unknown, whole workers at a time as far as `limit` allows.
+
+        Each with how far its worker had come with it, or UNKNOWN; never NOTHING where its handler may have been called.
+        """
 
     def forget_dead_workers(self) -> int:
         """Delete the rows and lock files of dead workers that hold no job any more; return how many."""

@@ -112,6 +112,12 @@ class PostgresMembership:
             )
         self._check()
 
+    def begun(self, job_id: int) -> None:
+        """Pass nothing on: who takes this worker for dead, maybe on another machine, could not know in time."""
+
+    def ended(self, job_id: int, *, written: bool) -> None:
+        """Pass nothing on."""
+
     def leave(self) -> None:
         """End the heartbeat and delete the row.
 

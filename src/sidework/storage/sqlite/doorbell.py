@@ -113,8 +113,9 @@ class SqliteDoorbell:
     def _news(self, rhythm: Relook | Polling, now: float) -> bool:
         with self._lock:
             rung, self._rung = self._rung, False
+        dying = len(self._dying)
         if self._hear():
-            rhythm.rung(now)
+            rhythm.rung(now, by_a_death=len(self._dying) > dying)
         # Both are asked in any case: each remembers what it has told.
         changed, died = self.changed(), self._look_for_the_dead()
         return rung or changed or died

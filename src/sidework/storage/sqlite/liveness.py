@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from sidework.storage.sqlite.lockfile import open_lock_file
+from sidework.storage.sqlite.marks import Marks
 
 if TYPE_CHECKING:
     import io
@@ -33,6 +34,8 @@ class WorkerLock:
         self._file = file
         self._database = database
         self._database_then = database.stat()
+        self.marks = Marks(path)
+        """What the worker is at, for those who find it dead."""
 
     @classmethod
     def create(cls, database: str | os.PathLike[str]) -> WorkerLock:

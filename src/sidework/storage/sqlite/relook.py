@@ -16,14 +16,14 @@ class Relook:
         self._next: float | None = None
         self._until = 0.0
 
-    def rung(self, now: float) -> None:
+    def rung(self, now: float, *, by_a_death: bool = False) -> None:
         """Begin, or go on for another second.
 
-        Only a back-off that has reached its end starts anew: a transaction that fills the log for seconds rings all the
-        time, and must not keep us looking ten thousand times a second.
+        A commit lets only a back-off start anew that has reached its end: a transaction that fills the log for seconds
+        rings all the time, and must not keep us looking ten thousand times a second. A worker dies but once.
         """
         self._until = now + QUIET
-        if self._next is None or self._next >= LONGEST:
+        if by_a_death or self._next is None or self._next >= LONGEST:
             self._next = FIRST
 
     def pause(self, now: float) -> float | None:
@@ -41,7 +41,7 @@ class Polling:
     def __init__(self) -> None:
         self._next = 0.001
 
-    def rung(self, now: float) -> None:
+    def rung(self, now: float, *, by_a_death: bool = False) -> None:
         """Nothing rings here."""
 
     def pause(self, now: float) -> float:

@@ -22,7 +22,7 @@ import msgspec
 from sidework.clock import SystemClock
 from sidework.errors import DatabaseUnavailable, WorkerLost
 from sidework.model.health import Level
-from sidework.model.job import LostJob
+from sidework.model.job import LostJob, Reached
 from sidework.storage.contract import Renewal, Turn, Want
 from sidework.storage.sqlite import examine, migrate, rows
 from sidework.storage.sqlite.callers import Callers
@@ -31,6 +31,7 @@ from sidework.storage.sqlite.doorbell import SqliteDoorbell
 from sidework.storage.sqlite.gate import WriteGate
 from sidework.storage.sqlite.liveness import WorkerLock, is_alive, lock_path, remove
 from sidework.storage.sqlite.look import Looking
+from sidework.storage.sqlite.marks import Marks, read_marks
 from sidework.storage.sqlite.pool import ConnectionPool
 from sidework.storage.sqlite.steer import Steering
 from sidework.storage.sqlite.surroundings import about_file_system, read
@@ -97,6 +98,8 @@ class SqliteStorage:
         self._gate = WriteGate(self._connect_to_write, wait=wait, path=self._path)
         self._pool = ConnectionPool(self._path, durability=durability, wait=wait)
         self._written_to: os.stat_result | None = None
+        self._marks: dict[int, Marks] = {}
+        """What the workers of this process are at, by their ids."""
         self._reading = threading.Lock()
         self._reader: sqlite3.Connection | None = None
 
@@ -177,6 +180,7 @@ class SqliteStorage:
         except BaseException:
             lock.release()
             raise
+        self._marks[worker_id] = lock.marks
         return SqliteMembership(self, worker_id, lock)
 
     def _add_worker(self, worker: NewWorker, name: str, now: str, connection: sqlite3.Connection) -> int:
@@ -195,6 +199,11 @@ class SqliteStorage:
         worker_id: int = connection.execute(self._sql["add_worker"], parameters).fetchone()[0]
         return worker_id
 
+    def leave(self, worker: int) -> None:
+        """Delete the row of a worker of this process."""
+        self._marks.pop(worker, None)
+        self.remove_worker(worker)
+
     def remove_worker(self, worker: int) -> None:
         """Delete a worker's row."""
         self._write(lambda connection: connection.execute(self._sql["remove_worker"], {"worker": worker}))
@@ -208,11 +217,19 @@ class SqliteStorage:
         if not settle and not self._read(lambda reader: self._turning.has_work(reader, want, rows.to_text(now))):
             return self._read(partial(self._look, worker, want))
         try:
-            return self._turn(worker, settle, want, now)
+            turn = self._turn(worker, settle, want, now)
         except sqlite3.Error as error:
             if not settle or not _blames_a_row(error):
                 raise translate(error, self._path) from error
-        return self._turn_one_by_one(worker, settle, want, now)
+            turn = self._turn_one_by_one(worker, settle, want, now)
+        self._clear_marks(worker, settle, turn)
+        return turn
+
+    def _clear_marks(self, worker: int, settled: Sequence[Outcome], turn: Turn) -> None:
+        if settled and (marks := self._marks.get(worker)) is not None:
+            for outcome in settled:
+                if outcome.claim not in turn.failed:
+                    marks.clear(outcome.claim.job_id)
 
     def _look(self, worker: int, want: Want, connection: sqlite3.Connection) -> Turn:
         self._turning.check_worker(connection, worker)
@@ -296,8 +313,10 @@ class SqliteStorage:
             if len(found) >= limit:
                 break
             if worker not in names or not self._worker_is_alive(names[worker]):
-                jobs = self._held_by(connection, worker)
-                found += [LostJob(job=job, worker=worker, cancel_requested=job.id in asked) for job in jobs]
+                marks = read_marks(lock_path(self._path, names[worker])) if worker in names else None
+                for job in self._held_by(connection, worker):
+                    reached = Reached.UNKNOWN if marks is None else marks.get(job.id, Reached.NOTHING)
+                    found.append(LostJob(job=job, worker=worker, cancel_requested=job.id in asked, reached=reached))
         return found
 
     def forget_dead_workers(self) -> int:
@@ -471,6 +490,7 @@ class SqliteMembership:
         self._storage = storage
         self._worker = worker
         self._lock = lock
+        self._marks = lock.marks
 
     @property
     def worker(self) -> int:
@@ -490,10 +510,21 @@ class SqliteMembership:
             )
         self._storage.check_worker(self._worker)
 
+    def begun(self, job_id: int) -> None:
+        """Mark a job whose handler is about to be called."""
+        self._marks.begin(job_id)
+
+    def ended(self, job_id: int, *, written: bool) -> None:
+        """Mark a job whose attempt is over. `exchange` clears the mark of what is still to be written."""
+        if written:
+            self._marks.clear(job_id)
+        else:
+            self._marks.end(job_id)
+
     def leave(self) -> None:
         """Delete the row, then free the lock."""
         try:
-            self._storage.remove_worker(self._worker)
+            self._storage.leave(self._worker)
         finally:
             self._lock.release()
 
