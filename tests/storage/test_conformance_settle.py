@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.storage.crew import Crew, Hand, at, died, ended, given_back, ids, job, later, look, put, status
+from tests.storage.crew import Crew, Hand, at, died, ended, everything, given_back, ids, job, later, look, put, status
 
 from sidework.model.job import JobStatus
 
@@ -141,6 +141,36 @@ def test_the_refused_are_told_one_by_one_and_the_others_are_written(storage: Sto
     turn = hand.settle(*(ended(each) for each in held))
     assert turn.refused == {each.claim for each in gone}
     assert (storage.counts()[JobStatus.COMPLETED], storage.counts()[JobStatus.PENDING]) == (900, 100)
+
+
+def test_of_two_claims_of_one_job_in_one_batch_only_the_latest_is_written(storage: Storage, hand: Hand) -> None:
+    (job_id,) = put(storage)
+    first = hand.claim_one()
+    release(hand, first)
+    second = hand.claim_one()
+    turn = hand.settle(ended(first, JobStatus.FAILED, error="too late"), ended(second))
+    assert turn.refused == {first.claim}
+    assert status(storage, job_id) is JobStatus.COMPLETED
+
+
+def test_outcomes_alike_and_not_alike_are_each_written_as_they_are(storage: Storage, hand: Hand) -> None:
+    put(storage, *(job(max_attempts=9) for _ in range(6)))
+    hand.settle(*(later(each, 0, error="not yet") for each in hand.claim(2)))
+    held = hand.claim(time=1)
+    assert [each.attempts for each in held] == [1, 1, 0, 0, 0, 0]
+    ends = [ended(held[0]), given_back(held[1]), ended(held[2]), given_back(held[3])]
+    hand.settle(*ends, ended(held[4], result="7"), later(held[5], 60, error="later"), time=2)
+    seen = [
+        (each.status.value, each.attempts, each.last_error, each.finished_at is None) for each in everything(storage)
+    ]
+    assert seen == [
+        ("COMPLETED", 2, None, False),
+        ("PENDING", 1, "not yet", True),
+        ("COMPLETED", 1, None, False),
+        ("PENDING", 0, None, True),
+        ("COMPLETED", 1, None, False),
+        ("SCHEDULED", 1, "later", True),
+    ]
 
 
 def test_the_number_of_a_claim_only_grows(storage: Storage, hand: Hand) -> None:

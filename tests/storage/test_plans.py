@@ -32,21 +32,21 @@ LOG = "background_service_log_job"
 ID = "INTEGER PRIMARY KEY"
 
 INDEXES_USED = {
+    "refused": {ID},
+    "settle_alike": {ID},
     "settle": {ID},
-    "any_cancellation": set(),
     "cancel_what_was_asked_for": {ID},
     "forget_cancellations": {ID},
     "cancellations_of_worker": {ID},
-    "next_due": {DUE},
+    "standing": {ID, DUE},
     "promote": {DUE, ID},
-    "worker_exists": {ID},
-    "ready_queues": {READY},
-    "suspect_queues": {SUSPECTS},
+    "open_queues": {READY, SUSPECTS},
     "running_in_queue": {RUNNING},
     "has_ready": {READY},
     "has_suspect": {SUSPECTS},
-    "claim": {READY, ID},
-    "claim_suspect": {SUSPECTS, ID},
+    "ready_jobs": {READY, ID},
+    "suspect_jobs": {SUSPECTS, ID},
+    "claim": {ID},
     "holders": {RUNNING},
     "held_by": {RUNNING},
     "report_progress": {ID},
@@ -68,15 +68,17 @@ INDEXES_USED = {
 """By what each hot statement finds its rows."""
 
 SORTS = {
-    "claim": 1,  # the heads of the keys' ranges are merged: at most room x keys rows
-    "claim_suspect": 1,
+    "open_queues": 2,  # the names of the queues, not their jobs
+    "ready_jobs": 1,  # the heads of the keys' ranges are merged: at most room x keys rows
+    "suspect_jobs": 1,
     "holders": 1,  # distinct workers among what runs
     "held_by": 1,  # what one worker holds
 }
 """How many temporary b-trees a statement may build; any other: none."""
 
 SMALL_ENOUGH_TO_SCAN = re.compile(
-    r"json_each|wanted|o|queues|CONSTANT ROW|request|background_service_(cancellations|queues|workers)"
+    r"json_each|wanted|o|claim|queues|ready|suspects|found|held|there|setting|CONSTANT ROW|request"
+    r"|background_service_(cancellations|queues|workers)"
 )
 ACCESS = re.compile(
     r"(SCAN|SEARCH) (CONSTANT ROW|\S+)(?:.*? USING (?:COVERING )?(?:INDEX (\S+)|(INTEGER PRIMARY KEY)))?"
@@ -84,7 +86,12 @@ ACCESS = re.compile(
 
 PARAMETERS = {
     "now": "2026-01-01T12:00:00.000Z",
-    "outcomes": json.dumps([[n, 1, "COMPLETED", 1, 0, None, "1", None] for n in range(1, 11)]),
+    "claims": json.dumps(dict.fromkeys(range(1, 11), 1)),
+    "status": "COMPLETED",
+    "attempts": 1,
+    "crashes": 0,
+    "ended": 1,
+    "outcomes": json.dumps([[n, 1, "COMPLETED", 1, 0, 1, None, "1", None] for n in range(1, 11)]),
     "ids": json.dumps(list(range(1, 11))),
     "keys": '["a", "b"]',
     "queues": '["q1", "q2"]',

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import closing
+from importlib.resources import files
 from typing import TYPE_CHECKING
 
 import pytest
 from tests.storage.crew import NOON, Crew, Hand, at, ended, ids, job, look, put, status
 
 from sidework.model.job import JobStatus, NewJob
+from sidework.storage.contract import Want
 from sidework.storage.open import open_storage
+from sidework.storage.sqlite.turn import Turning
+from sidework.storage.statements import load
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -159,3 +163,16 @@ def test_a_row_with_strange_values_is_shown_and_harms_nobody(
     assert len(hand.claim()) == 3
     assert look(storage, 1).result == "not json"
     assert look(storage, 3).payload is None
+
+
+def test_jobs_too_long_for_one_text_of_sqlite_are_claimed_a_few_at_a_time(
+    storage: Storage, raw: sqlite3.Connection, hand: Hand
+) -> None:
+    given = put(storage, *(job(payload=f'{{"text": "{"x" * 5000}"}}') for _ in range(8)))
+    raw.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 20_000)
+    turning = Turning(load(files("sidework.storage.sqlite") / "queries.sql"))
+    found: list[int] = []
+    while claimed := turning.take(raw, hand.id, (), Want(keys=hand.keys, room=8), NOON).claimed:
+        assert len(claimed) < 4
+        found += ids(claimed)
+    assert found == given

@@ -2,7 +2,7 @@
 
 Payloads, results and options travel as JSON text here; `payload.py` turns them into values and back.
 Times are aware datetimes in UTC. What comes by the thousand (NewJob, ClaimedJob, Outcome) is kept from the garbage
-collector: it holds texts and numbers only, and so can be part of no cycle.
+collector: it holds texts and numbers only, and so can be part of no cycle. As JSON a claimed job is an array.
 """
 
 from __future__ import annotations
@@ -74,14 +74,14 @@ def own_options(text: str | None) -> JobOptions:
         return JobOptions()
 
 
-class Claim(msgspec.Struct, frozen=True, gc=False):
+class Claim(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """The fencing token: `number` only grows for a job; it is never reused, reset or cleared."""
 
     job_id: int
     number: int
 
 
-class ClaimedJob(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class ClaimedJob(msgspec.Struct, frozen=True, kw_only=True, gc=False, array_like=True):
     """A job that this worker holds, as it stood when it was claimed."""
 
     claim: Claim

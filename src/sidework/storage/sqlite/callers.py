@@ -258,7 +258,7 @@ def _row(job: NewJob, now: str) -> tuple[str | int | None, ...]:
 
 def _settle(connection: sqlite3.Connection, outcome: Outcome, now: str) -> bool:
     parameters = {"outcomes": rows.outcomes_json([outcome]), "now": now}
-    return bool(_plain_cursor(connection).execute(_SETTLE, parameters).fetchall())
+    return _plain_cursor(connection).execute(_SETTLE, parameters).rowcount == 1
 
 
 # ------------------------------------------------------------------------------------- the caller's transaction

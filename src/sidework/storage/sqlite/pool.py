@@ -237,6 +237,7 @@ def _parameters(outcome: Outcome, now: str) -> dict[str, str | int | None]:
         "id": outcome.claim.job_id,
         "claims": outcome.claim.number,
         "status": outcome.status.value,
+        "ended": outcome.status.ended,
         "attempts": outcome.attempts,
         "crashes": outcome.crashes,
         "run_at": None if outcome.run_at is None else rows.to_due_text(outcome.run_at),

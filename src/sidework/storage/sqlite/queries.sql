@@ -3,6 +3,28 @@
 
 ------------------------------------------------------------------------------------------------ the turn: settle
 
+-- The claims that do not hold their jobs any more. `:claims` is an object: job id -> number of the claim.
+-- :name refused
+SELECT claim.key, claim.value
+FROM json_each(:claims) AS claim
+LEFT JOIN background_service_jobs AS job
+    ON job.id = claim.key AND +job.claims = claim.value AND +job.status = 'RUNNING'
+WHERE job.id IS NULL;
+
+-- Outcomes that differ in nothing but their claims, and have no time, result or error: most of what a worker writes.
+-- An UPDATE with FROM would keep every new row in a table of its own first, which takes as long as the rest.
+-- :name settle_alike
+UPDATE background_service_jobs
+SET status = :status, attempts = :attempts, crashes = :crashes, run_at = NULL, result = NULL,
+    last_error = CASE WHEN :ended THEN NULL ELSE last_error END,
+    finished_at = CASE WHEN :ended THEN :now END, worker = NULL, updated_at = :now
+WHERE id IN (
+    SELECT job.id
+    FROM json_each(:claims) AS claim
+    CROSS JOIN background_service_jobs AS job
+        ON job.id = claim.key AND +job.claims = claim.value AND +job.status = 'RUNNING'
+);
+
 -- :name settle
 UPDATE background_service_jobs
 SET status = o.status,
@@ -10,22 +32,19 @@ SET status = o.status,
     crashes = o.crashes,
     run_at = o.run_at,
     result = o.result,
-    last_error = CASE WHEN o.status IN ('PENDING', 'SCHEDULED') THEN COALESCE(o.error, last_error) ELSE o.error END,
-    finished_at = CASE WHEN o.status IN ('COMPLETED', 'FAILED', 'CANCELLED') THEN :now END,
+    last_error = CASE WHEN o.ended THEN o.error ELSE COALESCE(o.error, last_error) END,
+    finished_at = CASE WHEN o.ended THEN :now END,
     worker = NULL,
     updated_at = :now
 FROM (
     SELECT value ->> 0 AS id, value ->> 1 AS claims, value ->> 2 AS status, value ->> 3 AS attempts,
-           value ->> 4 AS crashes, value ->> 5 AS run_at, value ->> 6 AS result, value ->> 7 AS error
+           value ->> 4 AS crashes, value ->> 5 AS ended, value ->> 6 AS run_at, value ->> 7 AS result,
+           value ->> 8 AS error
     FROM json_each(:outcomes)
 ) AS o
 WHERE background_service_jobs.id = o.id
   AND +background_service_jobs.claims = o.claims
-  AND +background_service_jobs.status = 'RUNNING'
-RETURNING id, claims;
-
--- :name any_cancellation
-SELECT EXISTS (SELECT 1 FROM background_service_cancellations);
+  AND +background_service_jobs.status = 'RUNNING';
 
 -- :name cancel_what_was_asked_for
 UPDATE background_service_jobs
@@ -48,9 +67,6 @@ WHERE +job.status = 'RUNNING' AND +job.worker = :worker;
 
 ------------------------------------------------------------------------------------------------ the turn: promote
 
--- :name next_due
-SELECT MIN(run_at) FROM background_service_jobs WHERE status = 'SCHEDULED';
-
 -- :name promote
 UPDATE background_service_jobs
 SET status = 'PENDING', updated_at = :now
@@ -62,32 +78,39 @@ WHERE id IN (
 
 -------------------------------------------------------------------------------------------------- the turn: claim
 
--- :name worker_exists
-SELECT EXISTS (SELECT 1 FROM background_service_workers WHERE id = :worker);
+-- What every turn asks, in one statement: whether the worker has its seat, cancellations are asked for, what is due when.
+-- :name standing
+SELECT EXISTS (SELECT 1 FROM background_service_workers WHERE id = :worker),
+       EXISTS (SELECT 1 FROM background_service_cancellations),
+       (SELECT MIN(run_at) FROM background_service_jobs WHERE status = 'SCHEDULED');
 
--- :name queue_settings
-SELECT name, paused, running_limit FROM background_service_queues;
-
--- A loose index scan: one probe per queue that has ready jobs, however many they are.
--- :name ready_queues
-WITH RECURSIVE queues (name) AS (
+-- Queues that are not paused and have something to claim. Loose index scans: one probe per queue, however many jobs.
+-- :name open_queues
+WITH RECURSIVE ready (name) AS (
     SELECT (SELECT queue FROM background_service_jobs WHERE status = 'PENDING' AND crashes = 0 ORDER BY queue LIMIT 1)
     UNION ALL
     SELECT (SELECT queue FROM background_service_jobs
-            WHERE status = 'PENDING' AND crashes = 0 AND queue > queues.name ORDER BY queue LIMIT 1)
-    FROM queues WHERE queues.name IS NOT NULL
-)
-SELECT name FROM queues WHERE name IS NOT NULL;
-
--- :name suspect_queues
-WITH RECURSIVE queues (name) AS (
+            WHERE status = 'PENDING' AND crashes = 0 AND queue > ready.name ORDER BY queue LIMIT 1)
+    FROM ready WHERE ready.name IS NOT NULL
+),
+suspects (name) AS (
     SELECT (SELECT queue FROM background_service_jobs WHERE status = 'PENDING' AND crashes > 0 ORDER BY queue LIMIT 1)
     UNION ALL
     SELECT (SELECT queue FROM background_service_jobs
-            WHERE status = 'PENDING' AND crashes > 0 AND queue > queues.name ORDER BY queue LIMIT 1)
-    FROM queues WHERE queues.name IS NOT NULL
+            WHERE status = 'PENDING' AND crashes > 0 AND queue > suspects.name ORDER BY queue LIMIT 1)
+    FROM suspects WHERE suspects.name IS NOT NULL
+),
+queues (name, ready, suspects) AS (
+    SELECT name, MAX(ready), MAX(suspects)
+    FROM (SELECT name, 1 AS ready, 0 AS suspects FROM ready UNION ALL SELECT name, 0, 1 FROM suspects) AS there
+    WHERE name IS NOT NULL
+    GROUP BY name
 )
-SELECT name FROM queues WHERE name IS NOT NULL;
+SELECT queues.name, queues.ready, queues.suspects, setting.running_limit
+FROM queues
+LEFT JOIN background_service_queues AS setting ON setting.name = queues.name
+WHERE setting.paused IS NULL OR NOT setting.paused
+ORDER BY queues.name;
 
 -- :name running_in_queue
 SELECT COUNT(*) FROM background_service_jobs
@@ -113,13 +136,19 @@ SELECT EXISTS (
     )
 );
 
--- One range of the ready index per key, so that rows of unknown keys cost nothing however many stand at the head.
--- :ahead = 1 claims only jobs that may be tried again: they are taken before there is room for them.
--- :name claim
-UPDATE background_service_jobs
-SET status = 'RUNNING', claims = claims + 1, worker = :worker, last_attempt_at = :now, updated_at = :now
-WHERE id IN (
-    SELECT candidate.id
+-- The jobs to claim next, in order, as one text, and their ids: a thousand rows one by one would each wait for the
+-- interpreter, which runs handlers meanwhile. One range of the ready index per key, so that rows of unknown keys cost
+-- nothing however many stand at the head.
+-- A payload of more than 100 million characters is cut: no text of SQLite's could hold it quoted, and it fails alone.
+-- :ahead = 1 finds only jobs that may be tried again: they are taken before there is room for them.
+-- :name ready_jobs
+SELECT json_group_array(json_array(
+           json_array(id, claims + 1), job_key, substr(CAST(payload AS TEXT), 1, 100000000), queue, CAST(priority AS INTEGER),
+           CAST(attempts AS INTEGER), CAST(max_attempts AS INTEGER), CAST(crashes AS INTEGER),
+           CAST(created_at AS TEXT), CAST(options AS TEXT)
+       )), json_group_array(id)
+FROM (
+    SELECT candidate.*
     FROM json_each(:keys) AS wanted
     CROSS JOIN background_service_jobs AS candidate ON candidate.id IN (
         SELECT ready.id FROM background_service_jobs AS ready
@@ -128,27 +157,31 @@ WHERE id IN (
         ORDER BY ready.priority DESC, ready.id LIMIT :room
     )
     ORDER BY candidate.priority DESC, candidate.id LIMIT :room
-)
-AND (:ahead = 0 OR max_attempts > 1)
-RETURNING id, claims, job_key, payload, queue, CAST(priority AS INTEGER), CAST(attempts AS INTEGER),
-          CAST(max_attempts AS INTEGER), CAST(crashes AS INTEGER), created_at, options;
+) AS found
+WHERE :ahead = 0 OR max_attempts > 1;
 
--- :name claim_suspect
-UPDATE background_service_jobs
-SET status = 'RUNNING', claims = claims + 1, worker = :worker, last_attempt_at = :now, updated_at = :now
-WHERE id IN (
-    SELECT candidate.id
+-- :name suspect_jobs
+SELECT json_group_array(json_array(
+           json_array(id, claims + 1), job_key, substr(CAST(payload AS TEXT), 1, 100000000), queue, CAST(priority AS INTEGER),
+           CAST(attempts AS INTEGER), CAST(max_attempts AS INTEGER), CAST(crashes AS INTEGER),
+           CAST(created_at AS TEXT), CAST(options AS TEXT)
+       )), json_group_array(id)
+FROM (
+    SELECT candidate.*
     FROM json_each(:keys) AS wanted
     CROSS JOIN background_service_jobs AS candidate ON candidate.id IN (
         SELECT ready.id FROM background_service_jobs AS ready
         WHERE ready.status = 'PENDING' AND ready.crashes > 0
           AND ready.queue = :queue AND ready.job_key = wanted.value
-        ORDER BY ready.priority DESC, ready.id LIMIT 1
+        ORDER BY ready.priority DESC, ready.id LIMIT :room
     )
-    ORDER BY candidate.priority DESC, candidate.id LIMIT 1
-)
-RETURNING id, claims, job_key, payload, queue, CAST(priority AS INTEGER), CAST(attempts AS INTEGER),
-          CAST(max_attempts AS INTEGER), CAST(crashes AS INTEGER), created_at, options;
+    ORDER BY candidate.priority DESC, candidate.id LIMIT :room
+) AS found;
+
+-- :name claim
+UPDATE background_service_jobs
+SET status = 'RUNNING', claims = claims + 1, worker = :worker, last_attempt_at = :now, updated_at = :now
+WHERE id IN (SELECT value FROM json_each(:ids));
 
 ----------------------------------------------------------------------------------------------------- workers
 
@@ -177,11 +210,12 @@ ORDER BY worker.id;
 SELECT DISTINCT worker FROM background_service_jobs WHERE status = 'RUNNING';
 
 -- :name held_by
-SELECT id, claims, job_key, payload, queue, CAST(priority AS INTEGER), CAST(attempts AS INTEGER),
-       CAST(max_attempts AS INTEGER), CAST(crashes AS INTEGER), created_at, options
-FROM background_service_jobs
-WHERE status = 'RUNNING' AND worker IS :worker
-ORDER BY +id;
+SELECT json_group_array(json_array(
+           json_array(id, claims), job_key, substr(CAST(payload AS TEXT), 1, 100000000), queue, CAST(priority AS INTEGER),
+           CAST(attempts AS INTEGER), CAST(max_attempts AS INTEGER), CAST(crashes AS INTEGER),
+           CAST(created_at AS TEXT), CAST(options AS TEXT)
+       ))
+FROM (SELECT * FROM background_service_jobs WHERE status = 'RUNNING' AND worker IS :worker ORDER BY +id) AS held;
 
 -- :name requested
 SELECT job_id FROM background_service_cancellations;

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
 from sidework.model.job import (
-    Claim,
     ClaimedJob,
     EndedJob,
     Job,
@@ -67,33 +66,63 @@ def to_json(value: object) -> str:
     return msgspec.json.encode(value).decode()
 
 
+class Standing(NamedTuple):
+    """A row of the `standing` statement."""
+
+    seated: int
+    cancellations: int
+    next_due: str | None
+
+    def has_due(self, now: str) -> bool:
+        """Whether a scheduled job is due."""
+        return self.next_due is not None and self.next_due <= now
+
+
+class OpenQueue(NamedTuple):
+    """A row of the `open_queues` statement."""
+
+    name: str
+    ready: int
+    suspects: int
+    limit: int | None
+
+
+def claims_json(outcomes: Iterable[Outcome]) -> str:
+    """Return the claims of outcomes as an object: job id -> number. A job may be in it twice."""
+    return "{" + ",".join([f'"{o.claim.job_id}":{o.claim.number}' for o in outcomes]) + "}"
+
+
+def alike_and_peculiar(
+    outcomes: Iterable[Outcome],
+) -> tuple[dict[tuple[JobStatus, int, int], list[Outcome]], list[Outcome]]:
+    """Return the outcomes that have no time, result or error, by what they have; and the others."""
+    alike: dict[tuple[JobStatus, int, int], list[Outcome]] = {}
+    peculiar: list[Outcome] = []
+    for o in outcomes:
+        if o.run_at is None and o.result is None and o.error is None:
+            alike.setdefault((o.status, o.attempts, o.crashes), []).append(o)
+        else:
+            peculiar.append(o)
+    return alike, peculiar
+
+
 def outcomes_json(outcomes: Iterable[Outcome]) -> str:
     """Return outcomes as the parameter `:outcomes` of the settle statement."""
     return to_json([_outcome(outcome) for outcome in outcomes])
 
 
 def _outcome(o: Outcome) -> Row:
-    start = (o.claim.job_id, o.claim.number, o.status, o.attempts, o.crashes)
-    if o.run_at is None and o.result is None and o.error is None:
-        return start  # what is missing reads as NULL, and SQLite takes a short array apart sooner
-    return (*start, None if o.run_at is None else to_due_text(o.run_at), o.result, safe_text(o.error))
+    claim, due = o.claim, None if o.run_at is None else to_due_text(o.run_at)
+    what = (due, o.result, safe_text(o.error))
+    return (claim.job_id, claim.number, o.status, o.attempts, o.crashes, o.status.ended, *what)
 
 
-def claimed_job(row: Row) -> ClaimedJob:
-    """Return a row of the claim as the job that a worker now holds."""
-    job_id, number, key, payload, queue, priority, attempts, max_attempts, crashes, created_at, options = row
-    return ClaimedJob(
-        claim=Claim(job_id, number),
-        key=key,
-        payload=payload,
-        queue=queue,
-        priority=priority,
-        attempts=attempts,
-        max_attempts=max_attempts,
-        crashes=crashes,
-        created_at=created_at,
-        options=options,
-    )
+_claimed_jobs = msgspec.json.Decoder(list[ClaimedJob])
+
+
+def claimed_jobs(text: str) -> list[ClaimedJob]:
+    """Return the jobs that a statement has put into one text."""
+    return _claimed_jobs.decode(text)
 
 
 def ended_job(row: Row) -> EndedJob | None:

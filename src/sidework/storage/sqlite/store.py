@@ -232,7 +232,6 @@ class SqliteStorage:
                     marks.clear(outcome.claim.job_id)
 
     def _look(self, worker: int, want: Want, connection: sqlite3.Connection) -> Turn:
-        self._turning.check_worker(connection, worker)
         return self._turning.look(connection, worker, want)
 
     def _turn(self, worker: int, settle: Sequence[Outcome], want: Want, now: datetime) -> Turn:
@@ -298,7 +297,8 @@ class SqliteStorage:
         return self._held_by(connection, worker)
 
     def _held_by(self, connection: sqlite3.Connection, worker: int | None) -> list[ClaimedJob]:
-        return [rows.claimed_job(row) for row in connection.execute(self._sql["held_by"], {"worker": worker})]
+        [(jobs,)] = connection.execute(self._sql["held_by"], {"worker": worker}).fetchall()
+        return rows.claimed_jobs(jobs)
 
     def lost(self, *, limit: int) -> list[LostJob]:
         """Return RUNNING jobs whose worker's lock is free, or that name no worker we know."""

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from typing import TYPE_CHECKING, Any
 
 from sidework.errors import WorkerLost
@@ -13,8 +14,7 @@ from sidework.storage.contract import Turn
 from sidework.storage.sqlite import rows
 
 if TYPE_CHECKING:
-    import sqlite3
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from datetime import datetime
 
     from sidework.model.job import ClaimedJob, Outcome
@@ -30,25 +30,25 @@ class Turning:
 
     def has_work(self, connection: sqlite3.Connection, want: Want, now: str) -> bool:
         """Whether a turn would change anything. Reads only, so that an idle worker takes no lock."""
-        if (due := self._next_due(connection)) is not None and due <= now:
+        standing = self._standing(connection)
+        if standing.has_due(now) or standing.cancellations:
             return True
-        if self._one(connection, "any_cancellation"):
-            return True
+        queues = self._open_queues(connection, want)
+        keys = _keys(want)
         if want.suspect:
-            return any(True for _queue in self._suspect_queues(connection, want))
-        keys = rows.to_json(sorted(want.keys))
+            return any(True for _queue in self._with_a_suspect(connection, queues, keys))
         return any(
-            self._one(connection, "has_ready", queue=queue, keys=keys)
-            for queue, _room, _ahead in self._rooms(connection, want)
+            self._one(connection, "has_ready", queue=queue.name, keys=keys)
+            for queue, _room, _ahead in self._rooms(connection, queues, want)
         )
 
     def any_ready(self, connection: sqlite3.Connection, want: Want) -> bool:
         """Whether a job is ready, be there room for it or not. Those of paused queues do not count."""
-        keys = rows.to_json(sorted(want.keys))
+        keys = _keys(want)
         return any(
-            self._one(connection, has_one, queue=queue, keys=keys)
-            for queues, has_one in (("ready_queues", "has_ready"), ("suspect_queues", "has_suspect"))
-            for queue in self._open_queues(connection, want, queues)
+            (queue.ready and self._one(connection, "has_ready", queue=queue.name, keys=keys))
+            or (queue.suspects and self._one(connection, "has_suspect", queue=queue.name, keys=keys))
+            for queue in self._open_queues(connection, want)
         )
 
     def take(
@@ -56,132 +56,164 @@ class Turning:
     ) -> Turn:
         """Do the turn in the open transaction."""
         now_text = rows.to_text(now)
-        self.check_worker(connection, worker)
         refused = self.settle(connection, settle, now_text)
-        self._cancel_what_was_asked_for(connection, now_text)
-        self._promote(connection, now_text)
-        claimed = self._claim(connection, worker, want, now_text)
-        return self.look(connection, worker, want, refused=refused, claimed=claimed)
+        standing = self._standing(connection, worker)
+        if standing.cancellations:
+            self._cancel_what_was_asked_for(connection, now_text)
+            standing = self._standing(connection, worker)
+        if standing.has_due(now_text):
+            connection.execute(self._sql["promote"], {"now": now_text})
+            standing = self._standing(connection, worker)
+        queues = self._open_queues(connection, want)
+        claimed = self._claim(connection, queues, worker, want, now_text)
+        return Turn(refused=refused, claimed=claimed, **self._news(connection, standing, queues, worker, want))
 
-    def look(
-        self,
-        connection: sqlite3.Connection,
-        worker: int,
-        want: Want,
-        *,
-        refused: frozenset[Claim] = frozenset(),
-        claimed: Sequence[ClaimedJob] = (),
-    ) -> Turn:
-        """Read what a worker is to know at the end of a turn."""
-        due = self._next_due(connection)
-        return Turn(
-            refused=refused,
-            claimed=claimed,
-            cancel=self._cancellations(connection, worker),
-            next_due=rows.maybe_from_text(due),
-            suspects=any(True for _queue in self._suspect_queues(connection, want, claimant=worker)),
-        )
+    def look(self, connection: sqlite3.Connection, worker: int, want: Want) -> Turn:
+        """Read what a worker is to know, where there is nothing to write."""
+        standing = self._standing(connection, worker)
+        return Turn(**self._news(connection, standing, self._open_queues(connection, want), worker, want))
 
     def check_worker(self, connection: sqlite3.Connection, worker: int) -> None:
         """Raise WorkerLost unless the worker's row is there."""
-        if not self._one(connection, "worker_exists", worker=worker):
-            raise WorkerLost(
-                f"worker {worker} is not in the database any more: somebody took it for dead or deleted its row"
-            )
+        self._standing(connection, worker)
 
     def settle(self, connection: sqlite3.Connection, outcomes: Sequence[Outcome], now: str) -> frozenset[Claim]:
         """Write the outcomes whose claims still hold their jobs; return the claims that do not."""
         if not outcomes:
             return frozenset()
-        settled = connection.execute(
-            self._sql["settle"], {"outcomes": rows.outcomes_json(outcomes), "now": now}
-        ).fetchall()
-        if len(settled) == len(outcomes):
-            return frozenset()
-        return frozenset(o.claim for o in outcomes) - {Claim(job_id, number) for job_id, number in settled}
+        claims = rows.claims_json(outcomes)
+        refused = connection.execute(self._sql["refused"], {"claims": claims}).fetchall()
+        alike, peculiar = rows.alike_and_peculiar(outcomes)
+        for (status, attempts, crashes), some in alike.items():
+            connection.execute(
+                self._sql["settle_alike"],
+                {
+                    "claims": claims if len(some) == len(outcomes) else rows.claims_json(some),
+                    "status": status,
+                    "attempts": attempts,
+                    "crashes": crashes,
+                    "ended": status.ended,
+                    "now": now,
+                },
+            )
+        if peculiar:
+            connection.execute(self._sql["settle"], {"outcomes": rows.outcomes_json(peculiar), "now": now})
+        return frozenset(Claim(int(job_id), number) for job_id, number in refused)
 
     def _cancel_what_was_asked_for(self, connection: sqlite3.Connection, now: str) -> None:
-        if self._one(connection, "any_cancellation"):
-            connection.execute(self._sql["cancel_what_was_asked_for"], {"now": now})
-            connection.execute(self._sql["forget_cancellations"])
+        connection.execute(self._sql["cancel_what_was_asked_for"], {"now": now})
+        connection.execute(self._sql["forget_cancellations"])
 
-    def _promote(self, connection: sqlite3.Connection, now: str) -> None:
-        if (due := self._next_due(connection)) is not None and due <= now:
-            connection.execute(self._sql["promote"], {"now": now})
-
-    def _claim(self, connection: sqlite3.Connection, worker: int, want: Want, now: str) -> list[ClaimedJob]:
+    def _claim(
+        self, connection: sqlite3.Connection, queues: Sequence[rows.OpenQueue], worker: int, want: Want, now: str
+    ) -> list[ClaimedJob]:
         if want.suspect:
-            return self._claim_suspect(connection, worker, want, now)
-        base = {"worker": worker, "now": now, "keys": rows.to_json(sorted(want.keys))}
-        found: list[rows.Row] = []
-        for queue, room, ahead in self._rooms(connection, want):
+            return self._claim_suspect(connection, queues, worker, want, now)
+        keys = _keys(want)
+        found: list[ClaimedJob] = []
+        for number, (queue, room, ahead) in enumerate(self._rooms(connection, queues, want)):
             for size, in_advance in ((room, 0), (ahead, 1)):
                 if size > 0:
-                    parameters = {**base, "queue": queue, "room": size, "ahead": in_advance}
-                    found += connection.execute(self._sql["claim"], parameters).fetchall()
-        return self._in_order(found)
+                    wanted = {"keys": keys, "queue": queue.name, "room": size, "ahead": in_advance}
+                    found += self._claim_of(connection, "ready_jobs", wanted, worker, now)
+            if number:  # the jobs of one queue are in order as they come
+                found.sort(key=lambda job: (-job.priority, job.id))
+        return found
 
-    def _claim_suspect(self, connection: sqlite3.Connection, worker: int, want: Want, now: str) -> list[ClaimedJob]:
-        base = {"worker": worker, "now": now, "keys": rows.to_json(sorted(want.keys))}
-        for queue in self._suspect_queues(connection, want):
-            if found := connection.execute(self._sql["claim_suspect"], {**base, "queue": queue}).fetchall():
-                return self._in_order(found)
+    def _claim_suspect(
+        self, connection: sqlite3.Connection, queues: Sequence[rows.OpenQueue], worker: int, want: Want, now: str
+    ) -> list[ClaimedJob]:
+        keys = _keys(want)
+        for queue in self._with_a_suspect(connection, queues, keys):
+            if found := self._claim_of(
+                connection, "suspect_jobs", {"keys": keys, "queue": queue.name, "room": 1}, worker, now
+            ):
+                return found
         return []
 
-    @staticmethod
-    def _in_order(found: list[rows.Row]) -> list[ClaimedJob]:
-        # RETURNING gives rows in no particular order.
-        found.sort(key=lambda row: (-row[5], row[0]))
-        return [rows.claimed_job(row) for row in found]
+    def _claim_of(
+        self, connection: sqlite3.Connection, statement: str, wanted: Mapping[str, Any], worker: int, now: str
+    ) -> list[ClaimedJob]:
+        try:
+            [(jobs, ids)] = connection.execute(self._sql[statement], wanted).fetchall()
+        except sqlite3.DataError:  # together they are longer than the longest text that SQLite can make
+            if wanted["room"] <= 1:
+                raise
+            return self._claim_of(connection, statement, {**wanted, "room": wanted["room"] // 2}, worker, now)
+        found = rows.claimed_jobs(jobs)
+        if found:
+            connection.execute(self._sql["claim"], {"worker": worker, "now": now, "ids": ids})
+        return found
 
-    def _rooms(self, connection: sqlite3.Connection, want: Want) -> Iterator[tuple[str, int, int]]:
+    def _news(
+        self,
+        connection: sqlite3.Connection,
+        standing: rows.Standing,
+        queues: Sequence[rows.OpenQueue],
+        worker: int,
+        want: Want,
+    ) -> dict[str, Any]:
+        suspects = self._with_a_suspect(connection, queues, _keys(want), claimant=worker)
+        return {
+            "cancel": self._cancellations(connection, worker) if standing.cancellations else frozenset(),
+            "next_due": rows.maybe_from_text(standing.next_due),
+            "suspects": any(True for _queue in suspects),
+        }
+
+    def _rooms(
+        self, connection: sqlite3.Connection, queues: Sequence[rows.OpenQueue], want: Want
+    ) -> Iterator[tuple[rows.OpenQueue, int, int]]:
         """Yield each queue that may be claimed from, with its room and how many more may be taken in advance."""
-        if not want.keys or (want.room <= 0 and not any(want.rooms.values()) and not any(want.ahead.values())):
+        if not want.keys:
             return
-        limits = self._limits(connection)
-        for queue in self._open_queues(connection, want, "ready_queues"):
-            room, ahead = max(want.rooms.get(queue, want.room), 0), want.ahead.get(queue, 0)
-            if queue in limits:
-                room, ahead = min(room, limits[queue] - self._running(connection, queue)), 0
-            if room > 0 or ahead > 0:
+        for queue in queues:
+            room, ahead = max(want.rooms.get(queue.name, want.room), 0), want.ahead.get(queue.name, 0)
+            if queue.limit is not None:
+                room, ahead = min(room, queue.limit - self._running(connection, queue.name)), 0
+            if queue.ready and (room > 0 or ahead > 0):
                 yield queue, room, ahead
 
-    def _open_queues(self, connection: sqlite3.Connection, want: Want, statement: str) -> Iterable[str]:
-        paused = {name for name, paused, _limit in self._settings(connection) if paused}
-        there = {name for (name,) in connection.execute(self._sql[statement])}
-        wanted = there if want.queues is None else there & set(want.queues)
-        return sorted(wanted - paused)
+    def _with_a_suspect(
+        self,
+        connection: sqlite3.Connection,
+        queues: Sequence[rows.OpenQueue],
+        keys: str,
+        *,
+        claimant: int | None = None,
+    ) -> Iterator[rows.OpenQueue]:
+        """Yield each queue that has a suspect and room for it. What the claimant itself runs ends before it claims."""
+        for queue in queues:
+            if not queue.suspects:
+                continue
+            full = queue.limit is not None and self._running(connection, queue.name, but_by=claimant) >= queue.limit
+            if not full and self._one(connection, "has_suspect", queue=queue.name, keys=keys):
+                yield queue
 
-    def _limits(self, connection: sqlite3.Connection) -> dict[str, int]:
-        return {name: limit for name, _paused, limit in self._settings(connection) if limit is not None}
-
-    def _settings(self, connection: sqlite3.Connection) -> list[tuple[str, int, int | None]]:
-        return connection.execute(self._sql["queue_settings"]).fetchall()
+    def _open_queues(self, connection: sqlite3.Connection, want: Want) -> list[rows.OpenQueue]:
+        """Return the queues that are wanted, have something to claim and are not paused, by name."""
+        there = [rows.OpenQueue(*row) for row in connection.execute(self._sql["open_queues"]).fetchall()]
+        return [queue for queue in there if want.queues is None or queue.name in want.queues]
 
     def _running(self, connection: sqlite3.Connection, queue: str, *, but_by: int | None = None) -> int:
         number: int = self._one(connection, "running_in_queue", queue=queue, but_by=but_by)
         return number
 
-    def _suspect_queues(
-        self, connection: sqlite3.Connection, want: Want, *, claimant: int | None = None
-    ) -> Iterator[str]:
-        """Yield each queue that has a suspect and room for it. What the claimant itself runs ends before it claims."""
-        limits = self._limits(connection)
-        keys = rows.to_json(sorted(want.keys))
-        for queue in self._open_queues(connection, want, "suspect_queues"):
-            full = queue in limits and self._running(connection, queue, but_by=claimant) >= limits[queue]
-            if not full and self._one(connection, "has_suspect", queue=queue, keys=keys):
-                yield queue
-
     def _cancellations(self, connection: sqlite3.Connection, worker: int) -> frozenset[Claim]:
-        if not self._one(connection, "any_cancellation"):
-            return frozenset()
         asked = connection.execute(self._sql["cancellations_of_worker"], {"worker": worker})
         return frozenset(Claim(job_id, number) for job_id, number in asked)
 
-    def _next_due(self, connection: sqlite3.Connection) -> str | None:
-        due: str | None = self._one(connection, "next_due")
-        return due
+    def _standing(self, connection: sqlite3.Connection, worker: int | None = None) -> rows.Standing:
+        """Return what every turn asks. Raises WorkerLost if the row of the worker who asks is gone."""
+        standing = rows.Standing(*connection.execute(self._sql["standing"], {"worker": worker}).fetchone())
+        if worker is not None and not standing.seated:
+            raise WorkerLost(
+                f"worker {worker} is not in the database any more: somebody took it for dead or deleted its row"
+            )
+        return standing
 
     def _one(self, connection: sqlite3.Connection, statement: str, **parameters: object) -> Any:
         return connection.execute(self._sql[statement], parameters).fetchone()[0]
+
+
+def _keys(want: Want) -> str:
+    return rows.to_json(sorted(want.keys))
