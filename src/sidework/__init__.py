@@ -3,8 +3,10 @@
 from sidework.clock import Clock, FrozenClock, SystemClock
 from sidework.engine.context import JobContext
 from sidework.errors import (
+    CannotMove,
     DatabaseBusy,
     DatabaseMissing,
+    DatabaseMoved,
     DatabaseUnavailable,
     Discard,
     DuplicateJobKey,
@@ -35,9 +37,11 @@ from sidework.service import BackgroundService
 __all__ = [
     "BackgroundJobManager",
     "BackgroundService",
+    "CannotMove",
     "Clock",
     "DatabaseBusy",
     "DatabaseMissing",
+    "DatabaseMoved",
     "DatabaseUnavailable",
     "Discard",
     "DuplicateJobKey",

@@ -10,6 +10,7 @@ SideworkError
 │   ├── DatabaseBusy       somebody else held the write lock for too long
 │   ├── NotMigrated        the tables of sidework are not there yet, or are older than this code
 │   ├── SchemaTooNew       the tables were made by a newer sidework that this code cannot read
+│   ├── DatabaseMoved      the jobs have left for another database, which the message names
 │   └── NotOurTable        a table of our name that is something else
 ├── WrongDatabase          `db=` is a connection to another database
 ├── TransactionOwned       a handler tried to end the transaction that the service ends
@@ -19,6 +20,7 @@ SideworkError
 ├── JobCancelled           awaited a result, and the job was cancelled
 ├── WaitTimeout            awaited a result, and time ran out
 ├── QueueFull              a queue has reached the size it is limited to
+├── CannotMove             something is in the way of a move from one database to another
 └── WorkerLost             this worker's row or lock file is gone; it must stop
 
 `Retry`, `Snooze` and `Discard` are not errors: a handler raises them to say how its attempt ends.
@@ -93,6 +95,10 @@ class SchemaTooNew(DatabaseUnavailable):
     """The tables were made by a newer sidework, and this version cannot read them."""
 
 
+class DatabaseMoved(DatabaseUnavailable):
+    """The jobs of this database have left for another one: enqueue and work there."""
+
+
 class NotOurTable(DatabaseUnavailable):
     """There is a table named background_service_jobs that is neither ours nor the seed's."""
 
@@ -133,6 +139,10 @@ class WaitTimeout(SideworkError):
 
 class QueueFull(SideworkError):
     """The queue holds as many waiting jobs as it may."""
+
+
+class CannotMove(SideworkError):
+    """Something is in the way of a move from one database to another; the message says what, and what to do."""
 
 
 class WorkerLost(SideworkError):

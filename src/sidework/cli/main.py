@@ -13,6 +13,8 @@ from sidework.cli.doctor import doctor
 from sidework.cli.enqueue import enqueue
 from sidework.cli.failures import exit_code_of
 from sidework.cli.look import explain, handlers, jobs, queues, show, stats, workers
+from sidework.cli.move import move
+from sidework.cli.outlet import open_outlet
 from sidework.cli.output import complain
 from sidework.cli.run import run
 from sidework.cli.steer import cancel, delete, retry, set_priority
@@ -40,6 +42,7 @@ COMMANDS = (
     pause,
     resume,
     migrate,
+    move,
     doctor,
     check,
     bench,
@@ -65,8 +68,11 @@ def build() -> typer.Typer:
 
 def run_command_line() -> None:
     """Run the command that was typed; what a person can get wrong ends with a message and an exit code."""
+    open_outlet()
     try:
         build()(prog_name="sidework")
     except SideworkError as error:
-        complain(f"sidework: {error}")
+        complain("\n".join([f"sidework: {error}", *getattr(error, "__notes__", ())]))
         sys.exit(exit_code_of(error))
+    finally:
+        sys.stdout.flush()

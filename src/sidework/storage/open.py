@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import unquote, urlsplit
@@ -9,7 +10,10 @@ from urllib.parse import unquote, urlsplit
 from sidework.errors import SideworkError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from sidework.storage.contract import Storage
+    from sidework.storage.transfer import Arrival, Departure
 
 POSTGRES = ("postgresql://", "postgres://")
 
@@ -31,14 +35,38 @@ def open_storage(url: str | Path, *, durability: Literal["full", "relaxed"] = "f
     return SqliteStorage(_path(url), durability=durability, wait=wait)
 
 
+def open_departure(url: str | Path) -> Departure:
+    """Return the side of a move that jobs leave: a SQLite file. Opens nothing yet. Raises SideworkError."""
+    if isinstance(url, str) and url.startswith(POSTGRES):
+        raise SideworkError("jobs are moved from a SQLite file to a PostgreSQL database: name the file first")
+    from sidework.storage.sqlite.departure import SqliteDeparture
+
+    return SqliteDeparture(_path(url))
+
+
+def open_arrival(url: str) -> Arrival:
+    """Return the side of a move that jobs arrive at: a PostgreSQL database. Opens nothing yet. Raises SideworkError."""
+    if not url.startswith(POSTGRES):
+        raise SideworkError("jobs are moved to a PostgreSQL database: its URL begins with postgresql://")
+    with _psycopg_at_hand():
+        from sidework.storage.postgres.arrival import PostgresArrival
+    return PostgresArrival(url)
+
+
 def _open_postgres(url: str, *, durability: Literal["full", "relaxed"], wait: float) -> Storage:
-    try:
+    with _psycopg_at_hand():
         from sidework.storage.postgres.store import PostgresStorage
+    return PostgresStorage(url, durability=durability, wait=wait)
+
+
+@contextmanager
+def _psycopg_at_hand() -> Iterator[None]:
+    try:
+        yield
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] != "psycopg":
             raise
         raise SideworkError("a PostgreSQL database needs psycopg: pip install 'sidework[postgres]'") from error
-    return PostgresStorage(url, durability=durability, wait=wait)
 
 
 def _path(url: str | Path) -> Path:

@@ -12,8 +12,8 @@ from pathlib import Path
 import msgspec
 
 from sidework import BackgroundJobManager, Job, JobStatus
+from sidework.cli.bar import Bar
 from sidework.cli.demo import index
-from sidework.cli.demo.bar import Bar
 from sidework.cli.demo.place import Place
 from sidework.cli.demo.recount import recount
 from sidework.cli.demo.source import Totals, first_sources

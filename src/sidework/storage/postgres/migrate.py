@@ -73,6 +73,13 @@ def check(connection: Connection[Any], name: str) -> None:
         )
 
 
+def is_there(connection: Connection[Any], name: str) -> bool:
+    """Whether there are tables of ours. Raises SchemaTooNew or NotOurTable where they could never be used."""
+    found = _look(connection)
+    _refuse_what_is_not_ours(found, name)
+    return found.version > 0
+
+
 def _run(connection: Connection[Any], version: int, name: str) -> None:
     try:
         with connection.transaction():

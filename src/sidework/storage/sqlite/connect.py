@@ -18,7 +18,15 @@ from typing import Final, Literal
 from urllib.parse import quote
 
 from sidework.clock import SystemClock
-from sidework.errors import DatabaseBusy, DatabaseMissing, DatabaseUnavailable, NotMigrated, SideworkError
+from sidework.errors import (
+    DatabaseBusy,
+    DatabaseMissing,
+    DatabaseMoved,
+    DatabaseUnavailable,
+    NotMigrated,
+    SideworkError,
+)
+from sidework.storage.sqlite.moved import is_refusal
 from sidework.storage.statements import load
 
 Durability = Literal["full", "relaxed"]
@@ -110,6 +118,8 @@ def translate(error: sqlite3.Error, path: str | os.PathLike[str]) -> SideworkErr
     code = getattr(error, "sqlite_errorcode", None)
     if is_busy(error):
         return DatabaseBusy(_busy_message(shown, code))
+    if is_refusal(error):
+        return DatabaseMoved(f"{shown}: {error}.")
     if _MISSING_TABLE.search(str(error)):
         return NotMigrated(f"{shown} lacks tables of sidework ({error}). Run `sidework migrate` or service.migrate().")
     if code is None:

@@ -9,9 +9,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from sidework.errors import NotOurTable, SchemaTooNew, SideworkError
+from sidework.errors import DatabaseMoved, NotOurTable, SchemaTooNew, SideworkError
 from sidework.model.health import Examination, Finding, Level, RunningJob
 from sidework.storage.sqlite import migrate, surroundings
+from sidework.storage.sqlite.moved import begun_words
 from sidework.storage.sqlite.rows import from_text
 from sidework.storage.statements import load
 
@@ -39,6 +40,7 @@ def examine(connection: sqlite3.Connection, path: str) -> Examination:
         findings.append(_about_schema(connection))
     if findings[-1].level is Level.ILL:
         return Examination(findings=findings, usable=False)
+    findings += _about_a_move(connection)
     return Examination(
         findings=findings,
         ready=dict(connection.execute(_SQL["ready_by_key"]).fetchall()),
@@ -146,12 +148,24 @@ def _about_schema(connection: sqlite3.Connection) -> Finding:
     return Finding(subject="tables", level=Level.WELL, text=f"version {migrate.VERSION}, as this code wants them")
 
 
+def _about_a_move(connection: sqlite3.Connection) -> Iterator[Finding]:
+    if words := begun_words(connection):
+        yield Finding(
+            subject="move",
+            level=Level.NOTICE,
+            text=words,
+            remedy="run the same `sidework move` again, or with --abort to give it up",
+        )
+
+
 def _remedy_for(error: SideworkError) -> str:
     match error:
         case SchemaTooNew():
             return "update sidework here"
         case NotOurTable():
             return "name another database"
+        case DatabaseMoved():
+            return "use that one; until it was used, `sidework move --abort` goes back"
         case _:
             return "run `sidework migrate`, or start a service: it does it by itself"
 

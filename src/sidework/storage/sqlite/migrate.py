@@ -6,6 +6,7 @@ The schema row says which `version` the tables are, and from which version of th
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,13 +14,13 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from sidework.errors import NotMigrated, NotOurTable, SchemaTooNew
+from sidework.errors import DatabaseMoved, NotMigrated, NotOurTable, SchemaTooNew
 from sidework.storage.sqlite.adoption import SEED_COLUMNS, SeedTable
 from sidework.storage.sqlite.connect import Durability, connect, translate, use_wal
+from sidework.storage.sqlite.moved import words_of
 from sidework.storage.statements import load
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Iterator
 
 _FOLDER: Final = Path(__file__).with_name("migrations")
@@ -53,18 +54,22 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     kind: str | None = None
     """'table' or 'view': what bears the name of our table of jobs, if anything."""
     columns: frozenset[str] = frozenset()
+    moved: str | None = None
+    """Where the jobs are, in words, if they have left."""
 
 
 def migrate(path: str | os.PathLike[str], *, durability: Durability = "full", wait: float = 10.0) -> int:
     """Create the file and its tables, adopt the seed's, or bring ours up to date; return the version they are now.
 
     Any number of processes may do this at once, and with the application at work. A version higher than `VERSION` is
-    returned as it is, if this code can use it. Raises SchemaTooNew, NotOurTable, DatabaseUnavailable.
+    returned as it is, if this code can use it. Raises SchemaTooNew, NotOurTable, DatabaseMoved, DatabaseUnavailable.
     """
     connection = connect(path, durability=durability, wait=wait, create=True)
     try:
         found = _look_consistently(connection)
         _refuse_what_is_not_ours(found, path)
+        if found.moved:
+            raise DatabaseMoved(f"{os.fspath(path)}: {found.moved}.")
         use_wal(connection, path, wait=wait)
         if found.version < VERSION:
             _run_all(connection, path)
@@ -75,10 +80,15 @@ def migrate(path: str | os.PathLike[str], *, durability: Durability = "full", wa
         connection.close()
 
 
-def check(connection: sqlite3.Connection) -> None:
-    """Raise NotMigrated, SchemaTooNew or NotOurTable where the tables cannot be used as they are."""
+def check(connection: sqlite3.Connection, *, even_moved: bool = False) -> None:
+    """Raise NotMigrated, SchemaTooNew, NotOurTable or DatabaseMoved where the tables cannot be used as they are.
+
+    even_moved: for who moves the jobs.
+    """
     path = _execute(connection, "file").fetchone()[0]
     found = _look_consistently(connection)
+    if found.moved and not even_moved:
+        raise DatabaseMoved(f"{path}: {found.moved}.")
     _refuse_what_is_not_ours(found, path)
     if found.version == 0:
         raise NotMigrated(f"{path} has no tables of sidework yet. Run `sidework migrate` or service.migrate().")
@@ -179,6 +189,7 @@ def _look(connection: sqlite3.Connection) -> Found:
         readable_from=readable_from,
         kind=kinds.get("background_service_jobs"),
         columns=frozenset(name for (name,) in _execute(connection, "job_columns")),
+        moved=words_of(connection),
     )
 
 

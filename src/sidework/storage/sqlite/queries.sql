@@ -183,6 +183,10 @@ UPDATE background_service_jobs
 SET status = 'RUNNING', claims = claims + 1, worker = :worker, last_attempt_at = :now, updated_at = :now
 WHERE id IN (SELECT value FROM json_each(:ids));
 
+-- :name held_of
+SELECT job.id FROM json_each(:ids) AS wanted CROSS JOIN background_service_jobs AS job ON job.id = wanted.value
+WHERE +job.status = 'RUNNING' AND +job.worker = :worker;
+
 ----------------------------------------------------------------------------------------------------- workers
 
 -- :name add_worker

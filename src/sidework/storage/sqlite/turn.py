@@ -12,6 +12,7 @@ from sidework.errors import WorkerLost
 from sidework.model.job import Claim
 from sidework.storage.contract import Turn
 from sidework.storage.sqlite import rows
+from sidework.storage.sqlite.moved import words_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -142,7 +143,10 @@ class Turning:
             return self._claim_of(connection, statement, {**wanted, "room": wanted["room"] // 2}, worker, now)
         found = rows.claimed_jobs(jobs)
         if found:
-            connection.execute(self._sql["claim"], {"worker": worker, "now": now, "ids": ids})
+            claimed = connection.execute(self._sql["claim"], {"worker": worker, "now": now, "ids": ids})
+            if claimed.rowcount != len(found):  # a trigger passed over some: that of a move, or a stranger's
+                held = {job_id for (job_id,) in connection.execute(self._sql["held_of"], {"worker": worker, "ids": ids})}
+                found = [job for job in found if job.id in held]
         return found
 
     def _news(
@@ -206,9 +210,8 @@ class Turning:
         """Return what every turn asks. Raises WorkerLost if the row of the worker who asks is gone."""
         standing = rows.Standing(*connection.execute(self._sql["standing"], {"worker": worker}).fetchone())
         if worker is not None and not standing.seated:
-            raise WorkerLost(
-                f"worker {worker} is not in the database any more: somebody took it for dead or deleted its row"
-            )
+            why = words_of(connection) or "somebody took it for dead or deleted its row"
+            raise WorkerLost(f"worker {worker} is not in the database any more: {why}")
         return standing
 
     def _one(self, connection: sqlite3.Connection, statement: str, **parameters: object) -> Any:

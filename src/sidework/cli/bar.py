@@ -1,4 +1,4 @@
-"""The live line of the demo: found, done, kills. Without a terminal there is none."""
+"""A live line of progress: so many of so many, and what else is to be said. Without a terminal there is none."""
 
 from __future__ import annotations
 
@@ -30,12 +30,20 @@ class Bar:
 
     def __enter__(self) -> Self:
         """Show it."""
-        self._progress.start()
+        self.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        """Leave the last state on the screen."""
+        self.stop()
+
+    def start(self) -> None:
+        """Show it."""
+        self._progress.start()
+
+    def stop(self) -> None:
         """Leave the last state on the screen."""
         self._progress.stop()
 
