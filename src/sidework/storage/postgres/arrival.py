@@ -172,11 +172,10 @@ class PostgresArrival:
     def _compare(self, connection: Connection[Any], sent: Mapping[str, Check], contents: Contents) -> None:
         there = {table.name: _show(connection, table) for table in TABLES}
         differences = [
-            f"background_service_{name}: {check.rows:,} rows were sent, {there[name].rows:,} of "
-            f"{contents.rows[name]:,} are there"
-            + ("" if there[name].checksum == check.checksum else ", and they differ")
-            for name, check in sent.items()
-            if check != there[name] or check.rows != contents.rows[name]
+            f"{table.full_name}: {sent[table.name].rows:,} rows were sent of {contents.rows[table.name]:,}, and "
+            f"{there[table.name].rows:,} are there{_in_other_words(sent[table.name], there[table.name])}"
+            for table in TABLES
+            if sent[table.name] != there[table.name] or sent[table.name].rows != contents.rows[table.name]
         ]
         statuses = dict(_all(connection, "statuses"))
         if statuses != contents.statuses:
@@ -261,6 +260,10 @@ def _show(connection: Connection[Any], table: Table) -> Check:
             digest.update(line)
             count += 1
     return Check(count, digest.hexdigest())
+
+
+def _in_other_words(sent: Check, there: Check) -> str:
+    return "" if sent.checksum == there.checksum else ", and they differ"
 
 
 def _has_mark(connection: Connection[Any]) -> bool:
