@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -114,8 +115,8 @@ def _tell_plan(plan: Plan, *, as_json: bool) -> None:
     say(f"to          {plan.target}")
     if plan.stage:
         say(f"stage       {plan.stage}: an earlier move has come so far; this one goes on there")
-    say(f"jobs        {counted(plan.jobs)}{_in_detail(plan.contents.statuses)}")
-    say(f"with them   {_in_words(plan.contents.rows)}")
+    say(f"jobs        {counted(plan.jobs)}{_by_status(plan.contents.statuses)}")
+    say(f"with them   {_beside_the_jobs(plan.contents.rows)}")
     say(f"next id     {plan.next_id} or higher")
     say(f"workers     {_workers(plan)}")
     for name in plan.left_behind:
@@ -139,13 +140,13 @@ def _facts(plan: Plan) -> dict[str, object]:
     }
 
 
-def _in_detail(statuses: object) -> str:
-    return f" ({_in_words(statuses)})" if statuses else ""
+def _by_status(statuses: Mapping[str, int]) -> str:
+    return f" ({', '.join(f'{number:,} {name}' for name, number in statuses.items())})" if statuses else ""
 
 
-def _in_words(numbers: object) -> str:
-    named = dict(numbers) if isinstance(numbers, dict) else {}
-    return ", ".join(f"{number:,} {name}" for name, number in named.items() if name != "jobs")
+def _beside_the_jobs(rows: Mapping[str, int]) -> str:
+    named = [f"{number:,} in {name}" for name, number in rows.items() if number and name != "jobs"]
+    return ", ".join(named) or "nothing"
 
 
 def _workers(plan: Plan) -> str:
