@@ -176,3 +176,15 @@ def test_jobs_too_long_for_one_text_of_sqlite_are_claimed_a_few_at_a_time(
         assert len(claimed) < 4
         found += ids(claimed)
     assert found == given
+
+
+def test_a_job_that_a_trigger_keeps_from_being_claimed_is_not_run(raw: sqlite3.Connection, hand: Hand) -> None:
+    """Believed to be claimed, it would run while everybody else may claim it too."""
+    given = put(hand.storage, *(job() for _ in range(4)))
+    raw.execute(
+        "CREATE TRIGGER pass_over BEFORE UPDATE ON background_service_jobs WHEN NEW.status = 'RUNNING' AND OLD.id % 2 "
+        "BEGIN SELECT RAISE(IGNORE); END"
+    )
+    assert ids(hand.claim()) == [each for each in given if each % 2 == 0]
+    raw.execute("DROP TRIGGER pass_over")
+    assert ids(hand.claim()) == [each for each in given if each % 2]

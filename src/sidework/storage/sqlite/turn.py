@@ -145,7 +145,8 @@ class Turning:
         if found:
             claimed = connection.execute(self._sql["claim"], {"worker": worker, "now": now, "ids": ids})
             if claimed.rowcount != len(found):  # a trigger passed over some: that of a move, or a stranger's
-                held = {job_id for (job_id,) in connection.execute(self._sql["held_of"], {"worker": worker, "ids": ids})}
+                rows_held = connection.execute(self._sql["held_of"], {"worker": worker, "ids": ids})
+                held = {job_id for (job_id,) in rows_held}
                 found = [job for job in found if job.id in held]
         return found
 
