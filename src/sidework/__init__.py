@@ -3,6 +3,7 @@
 from sidework.clock import Clock, FrozenClock, SystemClock
 from sidework.engine.context import JobContext
 from sidework.errors import (
+    AnswerLost,
     CannotMove,
     DatabaseBusy,
     DatabaseMissing,
@@ -35,6 +36,7 @@ from sidework.model.job import Job, JobStatus, NewJob, Progress
 from sidework.service import BackgroundService
 
 __all__ = [
+    "AnswerLost",
     "BackgroundJobManager",
     "BackgroundService",
     "CannotMove",

@@ -8,6 +8,7 @@ SideworkError
 ├── DatabaseUnavailable    the database cannot be opened or used
 │   ├── DatabaseMissing    there is no such file
 │   ├── DatabaseBusy       somebody else held the write lock for too long
+│   ├── AnswerLost         the connection broke before the answer: whether it was done is unknown
 │   ├── NotMigrated        the tables of sidework are not there yet, or are older than this code
 │   ├── SchemaTooNew       the tables were made by a newer sidework that this code cannot read
 │   ├── DatabaseMoved      the jobs have left for another database, which the message names
@@ -85,6 +86,10 @@ class DatabaseMissing(DatabaseUnavailable):
 
 class DatabaseBusy(DatabaseUnavailable):
     """The write lock was held by somebody else for longer than we wait."""
+
+
+class AnswerLost(DatabaseUnavailable):
+    """The connection to the server broke before its answer came: it is unknown whether what was asked for was done."""
 
 
 class NotMigrated(DatabaseUnavailable):

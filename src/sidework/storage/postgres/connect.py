@@ -11,7 +11,8 @@ import psycopg
 from psycopg import errors, pq
 from psycopg.conninfo import conninfo_to_dict
 
-from sidework.errors import DatabaseBusy, DatabaseUnavailable, NotMigrated, SideworkError
+from sidework.errors import AnswerLost, DatabaseBusy, DatabaseUnavailable, NotMigrated, SideworkError
+from sidework.storage.postgres.patience import SILENCE, PatientConnection
 from sidework.storage.postgres.server_clock import ServerClock
 
 if TYPE_CHECKING:
@@ -45,6 +46,10 @@ _BLAMES_A_ROW: Final = (
 )
 
 
+class Unanswered(psycopg.OperationalError):
+    """The connection was lost when a transaction had been sent: whether it was carried out is unknown."""
+
+
 class Address:
     """Where a database is, as it is given to libpq and as it may be shown."""
 
@@ -59,9 +64,13 @@ class Address:
         self.clock = ServerClock()
         self.parameters = {key: value for key, value in _DEFAULTS.items() if key not in given}
 
-    def connect(self) -> psycopg.Connection[Any]:
-        """Open a connection that begins and commits nothing by itself. Raises psycopg.Error."""
-        connection = psycopg.connect(self.conninfo, autocommit=True, **self.parameters)  # type: ignore[arg-type]
+    def connect(self, *, patience: float = SILENCE) -> PatientConnection:
+        """Open a connection that begins and commits nothing by itself. Raises psycopg.Error.
+
+        patience: seconds without a word from the server after which it is given up.
+        """
+        connection = PatientConnection.connect(self.conninfo, autocommit=True, **self.parameters)  # type: ignore[arg-type]
+        connection.patience = patience
         self._get_to_know(connection)
         return connection
 
@@ -108,6 +117,12 @@ def translate(error: psycopg.Error, name: str) -> SideworkError:
             return NotMigrated(
                 f"the tables of sidework are missing from {name}, or older than this version needs ({words}). "
                 "Run `sidework migrate` or service.migrate()."
+            )
+        case Unanswered():
+            return AnswerLost(
+                f"the connection to {name} was lost before the answer came ({words}): it is unknown whether this was "
+                "done. An enqueue with a unique_key may simply be repeated: while the first job has not ended, it is "
+                "one job. Without one, look first (`sidework jobs`)."
             )
         case errors.InsufficientPrivilege():
             return DatabaseUnavailable(f"{name} does not let this user do what is needed: {words}")

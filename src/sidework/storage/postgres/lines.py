@@ -126,6 +126,18 @@ class AsyncLine:
                 step = partial(_throw, talk, in_words(error, self._name), error)
 
 
+def hold_on_our_own(connection: psycopg.Connection[Any], talk: Talk[T]) -> T:
+    """Hold a conversation on a connection of ours; psycopg's errors come out as they are: some are tried again."""
+    driver = _Psycopg(connection)
+    try:
+        statement, parameters = next(talk)
+        while True:
+            statement, parameters = talk.send(driver.send(statement, parameters))
+    except StopIteration as end:
+        result: T = end.value
+        return result
+
+
 def _throw(talk: Talk[Any], error: SideworkError, cause: Exception) -> Statement:
     error.__cause__ = cause
     return talk.throw(error)

@@ -18,6 +18,7 @@ import psycopg
 from psycopg import errors, pq
 
 from sidework.errors import TransactionOwned
+from sidework.storage.postgres.patience import unless_silent
 from sidework.storage.postgres.verbs import is_transaction_control
 
 if TYPE_CHECKING:
@@ -166,6 +167,9 @@ class OwnedAsyncServerCursor(_GuardedServerSide, psycopg.AsyncServerCursor[Any])
 class OwnedConnection(psycopg.Connection[Any]):
     """What a sync handler gets as `db`."""
 
+    patience: float | None = None
+    """Seconds without a word from the server; None: a statement of the handler may take as long as it takes."""
+
     def __init__(self, attempt: Any) -> None:
         super().__init__(unopened())
         self._autocommit = True
@@ -180,6 +184,8 @@ class OwnedConnection(psycopg.Connection[Any]):
 
     def wait(self, gen: Any, *arguments: Any, **options: Any) -> Any:
         self.attempt.open()
+        if self.patience is not None:
+            gen = unless_silent(gen, self.patience)
         return super().wait(gen, *arguments, **options)
 
     @contextmanager
@@ -210,6 +216,9 @@ class OwnedConnection(psycopg.Connection[Any]):
 class OwnedAsyncConnection(psycopg.AsyncConnection[Any]):
     """What an async handler gets as `db`."""
 
+    patience: float | None = None
+    """As for a sync handler."""
+
     def __init__(self, attempt: Any) -> None:
         super().__init__(unopened())
         self._autocommit = True
@@ -224,6 +233,8 @@ class OwnedAsyncConnection(psycopg.AsyncConnection[Any]):
 
     async def wait(self, gen: Any, *arguments: Any, **options: Any) -> Any:
         await self.attempt.open()
+        if self.patience is not None:
+            gen = unless_silent(gen, self.patience)
         return await super().wait(gen, *arguments, **options)
 
     @asynccontextmanager

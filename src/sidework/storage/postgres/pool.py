@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from sidework.storage.postgres.connect import Address
+    from sidework.storage.postgres.patience import PatientConnection
 
 _OPEN: Final = (pq.TransactionStatus.INTRANS, pq.TransactionStatus.INERROR)
 
@@ -31,20 +32,24 @@ class Connections:
         """Open nothing yet."""
         self._address = address
         self._lock = threading.Lock()
-        self._idle: deque[psycopg.Connection[Any]] = deque()
+        self._idle: deque[PatientConnection] = deque()
         self._owner = os.getpid()
-        self._inherited: list[psycopg.Connection[Any]] = []
+        self._inherited: list[PatientConnection] = []
 
     @contextmanager
-    def one(self) -> Iterator[psycopg.Connection[Any]]:
-        """Lend a connection that is in no transaction. One that comes back in another state is closed."""
+    def one(self, patience: float | None) -> Iterator[PatientConnection]:
+        """Lend a connection that is in no transaction. One that comes back in another state is closed.
+
+        patience: seconds without a word from the server after which it is given up; None: never.
+        """
         connection = self.take()
+        connection.patience = patience
         try:
             yield connection
         finally:
             self.give(connection)
 
-    def take(self) -> psycopg.Connection[Any]:
+    def take(self) -> PatientConnection:
         """Return a connection that was kept, or a new one. Raises psycopg.Error."""
         while (connection := self._kept()) is not None:
             if is_fresh(connection):
@@ -52,7 +57,7 @@ class Connections:
             _close(connection)
         return self._address.connect()
 
-    def give(self, connection: psycopg.Connection[Any]) -> None:
+    def give(self, connection: PatientConnection) -> None:
         """Take a connection back; what it left open is rolled back."""
         if not _is_idle(connection):
             _close(connection)
@@ -68,7 +73,7 @@ class Connections:
         while (connection := self._kept()) is not None:
             _close(connection)
 
-    def _kept(self) -> psycopg.Connection[Any] | None:
+    def _kept(self) -> PatientConnection | None:
         with self._lock:
             self._disown_what_a_parent_opened()
             # The latest: its statements are prepared, and the others may be closed by the server in the meantime.

@@ -82,7 +82,7 @@ WHERE id = ANY (ARRAY (
 -------------------------------------------------------------------------------------------------- the turn: claim
 
 -- :name worker_exists
-SELECT EXISTS (SELECT 1 FROM background_service_workers WHERE id = %(worker)s);
+SELECT EXISTS (SELECT 1 FROM background_service_workers WHERE id = %(worker)s AND expires_at > clock_timestamp());
 
 -- Fails where the worker has no row, so that nothing that was sent behind it is done.
 -- :name demand_worker
@@ -97,7 +97,7 @@ ORDER BY name FOR UPDATE;
 
 -- For each queue the best of all its keys, in order; then as many of them as are free are locked and taken. A few more are
 -- looked at than wanted, because another worker may be taking the same ones. Beyond its room a queue gives only
--- what may be tried again.
+-- what may be tried again. Whose lease is over gets nothing: it would be taken from it at once.
 -- :name claim
 WITH RECURSIVE names (name) AS (
     SELECT (SELECT queue FROM background_service_jobs WHERE status = 'PENDING' AND crashes = 0 ORDER BY queue LIMIT 1)
@@ -118,7 +118,8 @@ open AS (
     LEFT JOIN background_service_queues AS setting ON setting.name = names.name
     LEFT JOIN unnest(%(rooms_of)s::text[], %(rooms)s::bigint[], %(aheads)s::bigint[]) AS wanted (name, room, ahead)
         ON wanted.name = names.name
-    WHERE names.name IS NOT NULL AND NOT COALESCE(setting.paused, false)
+    WHERE EXISTS (SELECT 1 FROM background_service_workers WHERE id = %(worker)s AND expires_at > clock_timestamp())
+      AND names.name IS NOT NULL AND NOT COALESCE(setting.paused, false)
       AND (%(queues)s::text[] IS NULL OR names.name = ANY (%(queues)s::text[]))
 ),
 taken AS MATERIALIZED (
@@ -165,7 +166,8 @@ WHERE job.id = ANY (ARRAY (
     SELECT suspect.id
     FROM background_service_jobs AS suspect
     LEFT JOIN background_service_queues AS setting ON setting.name = suspect.queue
-    WHERE suspect.status = 'PENDING' AND suspect.crashes > 0
+    WHERE EXISTS (SELECT 1 FROM background_service_workers WHERE id = %(worker)s AND expires_at > clock_timestamp())
+      AND suspect.status = 'PENDING' AND suspect.crashes > 0
       AND suspect.job_key = ANY (%(keys)s::text[])
       AND (%(queues)s::text[] IS NULL OR suspect.queue = ANY (%(queues)s::text[]))
       AND NOT COALESCE(setting.paused, false)

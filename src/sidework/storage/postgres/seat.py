@@ -28,6 +28,8 @@ LEASE: Final = 60.0
 RENEW_EVERY: Final = 20.0
 MARGIN: Final = 5.0
 """Seconds before the end of its lease from which a worker stops by itself."""
+PATIENCE: Final = 8.0
+"""Seconds that the answer to a renewal may take: then there is time for another connection before the lease ends."""
 RETRY_AFTER: Final = 1.0
 """Seconds, with jitter, until a renewal that failed is tried again."""
 
@@ -61,7 +63,7 @@ class Heartbeat:
         wait = RENEW_EVERY
         while not self._stop.wait(wait):
             try:
-                connection = self._address.connect() if connection is None else connection
+                connection = self._address.connect(patience=PATIENCE) if connection is None else connection
                 wait = self._renew(connection)
             except psycopg.Error:
                 _close(connection)

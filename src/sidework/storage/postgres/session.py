@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import psycopg
 
-from sidework.storage.postgres.connect import may_try_again, translate
+from sidework.storage.postgres.connect import Unanswered, may_try_again, translate
 from sidework.storage.postgres.pool import Connections
 
 if TYPE_CHECKING:
@@ -71,15 +71,22 @@ class Session:
 class Database:
     """Runs acts in transactions on pooled connections, again where the server asks for it, and speaks our errors."""
 
-    def __init__(self, address: Address, session: Session) -> None:
-        """Open nothing yet."""
+    def __init__(
+        self, address: Address, session: Session, *, patience: float | None, shared: Connections | None = None
+    ) -> None:
+        """Open nothing yet.
+
+        patience: seconds without a word from the server after which a connection is given up; None: what is done here
+        may take as long as it takes. shared: the connections of another one.
+        """
         self._address = address
         self._session = session
-        self.connections = Connections(address)
+        self._patience = patience
+        self.connections = shared or Connections(address)
 
     def read(self, act: Callable[[Connection[Any]], T]) -> T:
         """Run reads that each stand for themselves."""
-        with self._in_our_words(), self.connections.one() as connection:
+        with self._in_our_words(), self.connections.one(self._patience) as connection:
             return act(connection)
 
     def look(self, act: Callable[[Connection[Any]], T]) -> T:
@@ -118,9 +125,17 @@ class Database:
             return self.plainly(act)
 
     def plainly(self, act: Callable[[Connection[Any]], T]) -> T:
-        """Run an act that is a whole transaction, once, and let psycopg's errors out."""
-        with self.connections.one() as connection:
-            return act(connection)
+        """Run an act that is a whole transaction, once, and let psycopg's errors out.
+
+        Raises Unanswered where the connection broke on the way: it is never sent again, for it may have been done.
+        """
+        with self.connections.one(self._patience) as connection:
+            try:
+                return act(connection)
+            except psycopg.Error as error:
+                if connection.closed:
+                    raise Unanswered(str(error)) from error
+                raise
 
     def close(self) -> None:
         """Close the connections that nobody uses."""

@@ -20,8 +20,9 @@ from sidework.storage.postgres import examine, migrate, rows
 from sidework.storage.postgres.callers import Callers, insertion
 from sidework.storage.postgres.connect import Address, blames_a_row, may_try_again, translate
 from sidework.storage.postgres.doorbell import PostgresDoorbell, Ringer
-from sidework.storage.postgres.lines import line
+from sidework.storage.postgres.lines import hold_on_our_own
 from sidework.storage.postgres.look import Looking
+from sidework.storage.postgres.patience import SILENCE
 from sidework.storage.postgres.place import here
 from sidework.storage.postgres.pool import Connections
 from sidework.storage.postgres.seat import LEASE, Heartbeat, PostgresMembership
@@ -59,6 +60,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+BEYOND_A_LOCK = 30.0
+"""Seconds that a server may be silent beyond the longest wait for a lock, where more than SILENCE is waited for one."""
+
 
 class PostgresStorage:
     """A PostgreSQL database that holds jobs. Constructing it does no I/O; methods may be called from any thread."""
@@ -76,7 +80,8 @@ class PostgresStorage:
         self._session = Session(
             load(files("sidework.storage.postgres") / "queries.sql"), durability=durability, wait=wait
         )
-        self._database = Database(self._address, self._session)
+        self._database = Database(self._address, self._session, patience=max(SILENCE, wait + BEYOND_A_LOCK))
+        self._at_leisure = Database(self._address, self._session, patience=None, shared=self._database.connections)
         self._here = here()
         self._turning = Turning(self._session)
         self._looking = Looking(self._session, self._here)
@@ -105,7 +110,7 @@ class PostgresStorage:
 
     def migrate(self) -> int:
         """Create the tables or bring them up to date."""
-        return self._database.read(lambda connection: migrate.migrate(connection, self.name))
+        return self._at_leisure.read(lambda connection: migrate.migrate(connection, self.name))
 
     def check(self) -> None:
         """Raise unless the tables can be used as they are."""
@@ -129,11 +134,12 @@ class PostgresStorage:
         """Insert jobs in a transaction of their own."""
 
         def act(connection: Connection[Any]) -> list[int]:
-            if len(jobs) == 1 and self._durability == "full":  # one statement is a transaction of its own
-                return line(connection, self.name).hold(insertion(jobs, now))
+            alone = len(jobs) == 1 and jobs[0].unique_key is None  # with a key it may have to wait for somebody's lock
+            if alone and self._durability == "full":  # one statement is a transaction of its own
+                return hold_on_our_own(connection, insertion(jobs, now))
             with connection.transaction():
                 self._session.send(connection, "begin_write", self._session.settings)
-                return line(connection, self.name).hold(insertion(jobs, now))
+                return hold_on_our_own(connection, insertion(jobs, now))
 
         ids = self._database.repeat(act)
         self._ring()
@@ -344,17 +350,17 @@ class PostgresStorage:
 
     def page(self, which: JobFilter, *, after: int | None, limit: int, newest_first: bool) -> list[Job]:
         """Return one page of jobs."""
-        return self._database.read(
+        return self._at_leisure.read(
             lambda connection: self._looking.page(connection, which, after, limit, newest_first=newest_first)
         )
 
     def count(self, which: JobFilter) -> int:
         """Return how many jobs match."""
-        return self._database.read(lambda connection: self._looking.count(connection, which))
+        return self._at_leisure.read(lambda connection: self._looking.count(connection, which))
 
     def counts(self) -> dict[JobStatus, int]:
         """Return the number of jobs in each status."""
-        return self._database.read(self._looking.counts)
+        return self._at_leisure.read(self._looking.counts)
 
     def workers(self) -> list[WorkerInfo]:
         """Return every worker that has a row."""
@@ -362,15 +368,15 @@ class PostgresStorage:
 
     def queues(self) -> list[QueueInfo]:
         """Return every queue with jobs not ended or with a setting."""
-        return self._database.read(self._looking.queues)
+        return self._at_leisure.read(self._looking.queues)
 
     def examine(self) -> Examination:
         """Look at the server, its settings and the tables."""
-        return self._database.look(lambda connection: examine.examine(connection, self.name))
+        return self._at_leisure.look(lambda connection: examine.examine(connection, self.name))
 
     def facts(self, job_id: int) -> JobFacts | None:
         """Return what decides about one job, in one snapshot."""
-        return self._database.look(lambda connection: self._looking.facts(connection, job_id))
+        return self._at_leisure.look(lambda connection: self._looking.facts(connection, job_id))
 
     # --------------------------------------------------------------------------------------------------- steer
 
@@ -413,7 +419,7 @@ class PostgresStorage:
         return self._database.write(lambda connection: self._steering.prune(connection, rules, ids, now)), go_on
 
     def _change(self, act: Callable[[Connection[Any]], T], *, again: tuple[type[psycopg.Error], ...] = ()) -> T:
-        changed = self._database.write(act, again=again)
+        changed = self._at_leisure.write(act, again=again)
         self._ring()
         return changed
 

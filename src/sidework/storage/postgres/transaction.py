@@ -18,6 +18,7 @@ from sidework.errors import JobLost
 from sidework.storage.postgres import rows
 from sidework.storage.postgres.connect import translate
 from sidework.storage.postgres.owned import OwnedAsyncConnection, OwnedConnection
+from sidework.storage.postgres.patience import SILENCE
 from sidework.storage.statements import load
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from sidework.model.job import Claim, NewJob, Outcome
     from sidework.storage.postgres.callers import Callers
+    from sidework.storage.postgres.patience import PatientConnection
     from sidework.storage.postgres.pool import Connections
 
 _SQL: Final = load(Path(__file__).with_name("transaction.sql"))
@@ -57,7 +59,7 @@ class _Ownership:
         self._claim = claim
         self._workshop = workshop
         self._clock = SystemClock()
-        self._underneath: Connection[Any] | None = None
+        self._underneath: PatientConnection | None = None
         self._begun = False
         self._ever_begun = False
         self._aborted = False
@@ -146,7 +148,7 @@ class _Ownership:
             "claimed again. Nothing that the attempt wrote through `db` is kept."
         )
 
-    def _take_underneath(self) -> Connection[Any]:
+    def _take_underneath(self) -> PatientConnection:
         try:
             connection = self._workshop.connections.take()
             if connection.prepare_threshold is not None and not _only_reads(connection):
@@ -231,6 +233,7 @@ class PostgresJobTransaction(_Ownership):
         with self._lock:
             if self._aborted or self.over:
                 return False
+            self._connection.patience = SILENCE  # from here on what is sent is ours, and short
             try:
                 return self._commit(outcome, now)
             except psycopg.Error:
@@ -328,6 +331,7 @@ class PostgresAsyncJobTransaction(_Ownership):
         """Write the outcome and commit everything. False: superseded, and all of it rolled back."""
         if self._aborted or self.over:
             return False
+        self._connection.patience = SILENCE  # from here on what is sent is ours, and short
         try:
             return await self._commit(outcome, now)
         except psycopg.Error:

@@ -65,10 +65,10 @@ class Turning:
         return bool(settled.fetchall())
 
     def check_worker(self, connection: Connection[Any], worker: int) -> None:
-        """Raise WorkerLost unless the worker's row is there."""
+        """Raise WorkerLost unless the worker's row is there and its lease lasts."""
         if not self._session.one(connection, "worker_exists", {"worker": worker}):
             raise WorkerLost(
-                f"worker {worker} is not in the database any more: somebody took it for dead or deleted its row",
+                f"worker {worker} has no seat any more: its lease is over, or somebody deleted its row",
                 may_rejoin=True,
             )
 
