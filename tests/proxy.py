@@ -61,11 +61,11 @@ class Proxy:
 
     def refuse(self) -> None:
         """End every connection, and let none come."""
-        self._on_loop(lambda: (setattr(self, "_refuses", True), self._cut()))
+        self._on_loop(self._refuse)
 
     def go_silent(self) -> None:
         """Leave every connection half open, and those that come too."""
-        self._on_loop(lambda: (setattr(self, "_swallows", True), self._silence()))
+        self._on_loop(self._swallow)
 
     def silence_those_that_are(self) -> None:
         """Leave every connection half open, for ever; new ones are passed on."""
@@ -112,6 +112,14 @@ class Proxy:
     def _read_meter(self, direction: Direction) -> int:
         number, self._passed[direction] = self._passed[direction], 0
         return number
+
+    def _refuse(self) -> None:
+        self._refuses = True
+        self._cut()
+
+    def _swallow(self) -> None:
+        self._swallows = True
+        self._silence()
 
     def _cut(self) -> None:
         for line in self._lines:

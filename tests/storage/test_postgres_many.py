@@ -177,6 +177,29 @@ def test_two_that_lock_in_a_circle_are_both_served(
     assert {each.priority for each in everything(storage)} == {5}
 
 
+def test_an_enqueue_that_meets_another_in_a_circle_is_tried_again(
+    storage: Storage, raw: psycopg.Connection[Any], postgres_database: str
+) -> None:
+    raw.execute("SET deadlock_timeout = '1h'")  # the other one is the victim
+    (second,) = storage.insert_with(raw, [job(unique_key="second")], now=NOON)
+    with ThreadPoolExecutor(1) as pool:
+        both = pool.submit(put, storage, job(unique_key="first"), job(unique_key="second"))
+        waits_for_a_lock(postgres_database)
+        (first,) = storage.insert_with(raw, [job(unique_key="first")], now=NOON)
+        raw.commit()
+        assert both.result(20) == [first, second]
+
+
+def test_an_enqueue_waits_no_longer_for_a_unique_key_than_for_any_lock(
+    storage: Storage, raw: psycopg.Connection[Any], postgres_database: str
+) -> None:
+    impatient = open_storage(postgres_database, wait=0.05)
+    storage.insert_with(raw, [job(unique_key="u")], now=NOON)
+    with pytest.raises(DatabaseBusy):
+        put(impatient, job(unique_key="u"))
+    impatient.close()
+
+
 def test_a_row_from_any_program_is_a_job(storage: Storage, crew: Crew, raw: psycopg.Connection[Any]) -> None:
     raw.execute(
         "INSERT INTO background_service_jobs (job_key, payload, priority, max_attempts, status) "

@@ -134,6 +134,18 @@ def test_what_a_worker_settles_counts_though_its_lease_is_over_if_nobody_took_th
     assert hand.settle(ended(held), time=1).refused == frozenset()
 
 
+@pytest.mark.parametrize("suspect", [False, True])
+def test_whose_lease_is_over_claims_nothing(
+    storage: Storage, hand: Hand, raw: psycopg.Connection[Any], suspect: bool
+) -> None:
+    put(storage)
+    raw.execute("UPDATE background_service_jobs SET crashes = %s", (int(suspect),))
+    raw.execute(OVER)
+    assert hand.turn(room=1, suspect=suspect).claimed == []
+    raw.execute("UPDATE background_service_workers SET expires_at = clock_timestamp() + interval '1 h'")
+    assert len(hand.turn(room=1, suspect=suspect).claimed) == 1
+
+
 def test_a_row_that_somebody_deleted_is_a_lost_seat(hand: Hand, raw: psycopg.Connection[Any]) -> None:
     raw.execute("DELETE FROM background_service_workers")
     with pytest.raises(WorkerLost):

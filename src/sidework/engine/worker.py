@@ -36,7 +36,7 @@ from sidework.engine.reporter import Reporter
 from sidework.engine.runner import Runner
 from sidework.engine.suspicion import Suspicion
 from sidework.engine.timer import LoopTimer
-from sidework.errors import WorkerLost
+from sidework.errors import AnswerLost, WorkerLost
 from sidework.model.job import NewWorker
 from sidework.storage.contract import Turn, Want
 
@@ -61,7 +61,7 @@ LAST_WAIT = 2.0
 AFTER_TROUBLE = 1.0
 """Seconds before what can wait is tried again."""
 FIRST_RETRY, LONGEST_RETRY = 0.1, 5.0
-"""Seconds between attempts to reach a database that cannot be used; doubled each time."""
+"""Seconds between attempts to reach a database that cannot be used; doubled each time, with jitter."""
 
 NOTHING = Want(keys=frozenset())
 
@@ -123,7 +123,7 @@ class Worker:
         )
         self._renew_at = self._clock.monotonic() + RENEW_INTERVAL
         self._turn = Turn()
-        self._retry_in = 0.0
+        self._retry_in = self._trouble_wait = 0.0
         self._exchanging = False
         self._until_idle = False
         self._stop_asked: bool | None = None
@@ -287,11 +287,13 @@ class Worker:
         except Exception as error:  # noqa: BLE001 - locked, full, unreachable: what ended is kept and written later
             self._bench.put_back(ended)
             self._in_trouble("an exchange with the database", error)
+            if isinstance(error, AnswerLost):  # it may have claimed: what we do not know of is given back first
+                self._renew_at = self._clock.monotonic()
             return
         finally:
             self._exchanging = False
             self._ear.looked()
-        self._retry_in = 0.0
+        self._retry_in = self._trouble_wait = 0.0
         self._turn = turn
         self._ledger.take(ended, turn)
         self._cancel(turn.cancel)
@@ -450,8 +452,9 @@ class Worker:
             self._bench.drop(claim)
 
     def _in_trouble(self, doing: str, error: Exception) -> None:
-        """Wait before the database is asked again, longer each time."""
-        self._retry_in = min(max(self._retry_in * 2, FIRST_RETRY), LONGEST_RETRY)
+        """Wait before the database is asked again, longer each time, and not all workers for equally long."""
+        self._trouble_wait = min(max(self._trouble_wait * 2, FIRST_RETRY), LONGEST_RETRY)
+        self._retry_in = self._trouble_wait * (0.5 + self._chance())
         kept = len(self._bench.held())
         self._announce(DatabaseTrouble(doing=doing, reason=f"{error}", kept=kept, again_in=self._retry_in))
 

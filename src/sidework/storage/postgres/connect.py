@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
@@ -14,6 +15,7 @@ from psycopg.conninfo import conninfo_to_dict
 from sidework.errors import AnswerLost, DatabaseBusy, DatabaseUnavailable, NotMigrated, SideworkError
 from sidework.storage.postgres.patience import SILENCE, PatientConnection
 from sidework.storage.postgres.server_clock import ServerClock
+from sidework.storage.statements import load
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,6 +31,11 @@ _DEFAULTS: Final[Mapping[str, str | int]] = {
     "tcp_user_timeout": 20_000,
 }
 """What a URL does not say. A cut cable is noticed after seconds, not after the quarter of an hour of TCP."""
+
+_SQL: Final = load(Path(__file__).with_name("connect.sql"))
+
+_LIMITS_OF_SILENCE: Final[Mapping[str, int]] = {"idle": 10, "interval": 5, "count": 3, "unanswered": 20_000}
+"""The same for the server's side: seconds, their number, and milliseconds."""
 
 _SECRETS: Final = frozenset({"password", "sslpassword", "passfile"})
 
@@ -77,7 +84,7 @@ class Address:
     def _get_to_know(self, connection: psycopg.Connection[Any]) -> None:
         """Learn the server's time; prepare no statements behind a pooler, where the next may meet another process."""
         asked = self.clock.machine_now()
-        answers, time = connection.execute("SELECT pg_backend_pid(), clock_timestamp()", prepare=False).fetchall()[0]
+        answers, time, *_ = connection.execute(_SQL["get_to_know"], _LIMITS_OF_SILENCE, prepare=False).fetchall()[0]
         self.clock.learn(time, asked=asked, answered=self.clock.machine_now())
         if is_behind_a_pooler(announced=connection.info.backend_pid, answers=answers):
             connection.prepare_threshold = None

@@ -6,8 +6,10 @@
 
 -- Once per transaction, and for it alone: behind a pooler the next one may have another connection. Plans are made once:
 -- they must not depend on what the table held when they were made, so indexes are used even where it is nearly empty.
+-- Who is stopped or cut off in the middle holds its locks for half a minute at most.
 -- :name begin_turn
 SELECT set_config('lock_timeout', %(wait)s, true),
+       set_config('idle_in_transaction_session_timeout', '30s', true),
        set_config('synchronous_commit', %(durable)s, true),
        set_config('plan_cache_mode', 'force_generic_plan', true),
        set_config('enable_seqscan', 'off', true),
@@ -16,6 +18,7 @@ SELECT set_config('lock_timeout', %(wait)s, true),
 
 -- :name begin_write
 SELECT set_config('lock_timeout', %(wait)s, true),
+       set_config('idle_in_transaction_session_timeout', '30s', true),
        set_config('synchronous_commit', %(durable)s, true),
        set_config('jit', 'off', true);
 

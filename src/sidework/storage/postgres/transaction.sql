@@ -21,6 +21,8 @@ CLOSE ALL;
 UNLISTEN *;
 SELECT pg_advisory_unlock_all();
 DISCARD TEMP;
+SELECT set_config('tcp_keepalives_idle', '10', false), set_config('tcp_keepalives_interval', '5', false),
+       set_config('tcp_keepalives_count', '3', false), set_config('tcp_user_timeout', '20000', false);
 SET default_transaction_read_only = on;
 
 -- Reads, and locks nothing: a job that was given away meanwhile must not wait for who lost it.
