@@ -76,6 +76,11 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         return self.contents.rows["jobs"]
 
     @property
+    def orphans(self) -> int:
+        """How many jobs are RUNNING though their worker is dead."""
+        return self.contents.statuses.get("RUNNING", 0) - sum(worker.running for worker in self.workers)
+
+    @property
     def next_id(self) -> int:
         """The number that the next job will have at least."""
         return self.contents.highest["jobs"] + 1
@@ -91,6 +96,10 @@ class Moved(msgspec.Struct, frozen=True, kw_only=True):
     next_id: int
     already: bool
     """Whether an earlier call did it."""
+
+
+class _CameInMeanwhileError(CannotMove):
+    """A row that cannot be moved came in after all rows were looked at, and before the old place was closed."""
 
 
 class Move:
@@ -249,6 +258,10 @@ class Move:
         """Copy, unless that was done and only the answer was lost."""
         try:
             return self._arrival.arrived(mark.id) or self._copy(mark)
+        except _CameInMeanwhileError as error:
+            self._give_up_there(mark)
+            self._departure.reopen()
+            raise CannotMove(f"{error}. {self._open_again()}") from error
         except BaseException as error:
             if mark.stage is not Stage.MOVED:
                 error.add_note(
@@ -256,6 +269,9 @@ class Move:
                     "go on, or with --abort to go back."
                 )
             raise
+
+    def _open_again(self) -> str:
+        return f"Nothing was moved, and {self._departure.name} takes jobs again; its workers have to be started again"
 
     def _copy(self, mark: Mark) -> Arrived:
         if mark.stage is Stage.MOVED:
@@ -279,7 +295,7 @@ class Move:
             for rows in self._departure.rows(table):
                 lines = packer.pack(rows)
                 if packer.misfits:
-                    raise CannotMove("; ".join(map(str, packer.misfits)))
+                    raise _CameInMeanwhileError("; ".join(map(str, packer.misfits)))
                 done += len(rows)
                 self._tell(Progress(step=Step.COPYING, done=done, total=total))
                 yield lines

@@ -165,6 +165,20 @@ def test_a_job_whose_worker_died_runs_again_and_its_death_is_counted(path: Path,
     assert JobStatus.RUNNING not in {job.status for job in jobs}
 
 
+def test_the_jobs_of_dead_workers_are_told_beforehand_and_stay_theirs_if_one_goes_back(
+    path: Path, target: str, raw: sqlite3.Connection
+) -> None:
+    fill(path)
+    move = move_from(path, target)
+    assert move.plan().orphans == 1
+    workers = raw.execute("SELECT * FROM background_service_workers").fetchall()
+    assert workers
+    move.run()
+    move.abort()
+    move.close()
+    assert raw.execute("SELECT * FROM background_service_workers").fetchall() == workers
+
+
 def test_an_idempotency_key_is_the_same_as_before(path: Path, target: str) -> None:
     keys: list[str] = []
 
@@ -419,6 +433,21 @@ def test_rows_that_cannot_be_moved_are_named_before_anything_is_changed(
 
 def schema_of(raw: sqlite3.Connection) -> list[Any]:
     return raw.execute("SELECT name, sql FROM sqlite_schema ORDER BY name").fetchall()
+
+
+def test_a_row_that_comes_in_at_the_last_moment_and_cannot_be_moved_opens_the_file_again(
+    path: Path, target: str, gate: Gate, raw: sqlite3.Connection
+) -> None:
+    gate.service.start()
+    junk = "INSERT INTO background_service_jobs (job_key, payload) VALUES ('k', 'a' || char(0))"
+    move = Move(open_departure(path), open_arrival(target), pause=Pace(lambda: raw.execute(junk)))
+    with pytest.raises(CannotMove, match=r"payload holds a NUL character: 1 row .* takes jobs again"):
+        move.run()
+    assert gate.service.enqueue("greet", {"name": "x"}) == 2
+    raw.execute("DELETE FROM background_service_jobs WHERE id = 1")
+    move.run()
+    move.close()
+    assert sum(counts(target).values()) == 1
 
 
 def test_columns_of_others_with_values_are_not_lost_in_silence(

@@ -109,7 +109,7 @@ def _complain_of(plan: Plan) -> None:
 
 def _tell_plan(plan: Plan, *, as_json: bool) -> None:
     if as_json:
-        print_json({**_facts(plan), "next_id": plan.next_id, "in_the_way": plan.in_the_way})
+        print_json({**_facts(plan), "orphans": plan.orphans, "next_id": plan.next_id, "in_the_way": plan.in_the_way})
         return
     say(f"from        {plan.source}")
     say(f"to          {plan.target}")
@@ -119,6 +119,8 @@ def _tell_plan(plan: Plan, *, as_json: bool) -> None:
     say(f"with them   {_beside_the_jobs(plan.contents.rows)}")
     say(f"next id     {plan.next_id} or higher")
     say(f"workers     {_workers(plan)}")
+    if plan.orphans:
+        say(f"orphans     {counted(plan.orphans)} of dead workers: run again at the target, as after a crash")
     for name in plan.left_behind:
         say(f"stays       {name}: it belongs to others; make its like at the target, if it is needed there")
     for obstacle in plan.in_the_way or ["nothing"]:

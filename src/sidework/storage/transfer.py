@@ -88,7 +88,7 @@ class Departure(Protocol):
         """Let nothing be claimed until then."""
 
     def close(self, *, identity: str) -> bool:
-        """Refuse every change of a job from now on, whoever makes it, and unseat all workers.
+        """Refuse every change of a job from now on, whoever makes it, and unseat the living workers.
 
         False, and nothing is done, if a living worker runs a job. Whoever writes later is told where the jobs are.
         """

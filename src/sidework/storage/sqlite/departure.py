@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _SQL: Final = load(Path(__file__).with_name("departure.sql"))
-_AT_ONCE: Final = 2000
-"""Rows read at once."""
+_AT_ONCE: Final = 50
+"""Rows read at once: few, for each may have a payload of a megabyte."""
 
 _GUARDS: Final = tuple(
     (f"background_service_move_{table}_{act.lower()}", act, f"background_service_{table}")
@@ -158,9 +158,10 @@ class SqliteDeparture:
         return self._write(lambda connection: self._close(connection, identity))
 
     def _close(self, connection: sqlite3.Connection, identity: str) -> bool:
-        if any(worker.alive and worker.running for worker in self._all_workers(connection)):
+        living = [worker for worker in self._all_workers(connection) if worker.alive]
+        if any(worker.running for worker in living):
             return False
-        connection.execute(_SQL["unseat_workers"])
+        connection.execute(_SQL["unseat_workers"], {"living": rows.to_json([worker.id for worker in living])})
         connection.execute(_SQL["set_identity"], {"identity": identity})
         _set_stage(connection, Stage.CLOSED)
         return True

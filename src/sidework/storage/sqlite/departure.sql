@@ -61,8 +61,9 @@ DROP TRIGGER IF EXISTS "/* name */";
 -- :name drop_mark
 DROP TABLE IF EXISTS background_service_move;
 
+-- The dead keep their rows: who goes back finds their jobs and marks as they were.
 -- :name unseat_workers
-DELETE FROM background_service_workers;
+DELETE FROM background_service_workers WHERE id IN (SELECT value FROM json_each(:living));
 
 -- :name workers
 SELECT worker.id, worker.name, worker.host, worker.pid, worker.version, worker.concurrency, worker.queues,
