@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 LONGEST = 20.0
+SETTLING = 0.05
 
 
 class RecoveryFigures(msgspec.Struct, kw_only=True):
@@ -57,6 +58,24 @@ def wait_for_run(log: Path, job: int, number: int) -> history.Event:
                 return event
         time.sleep(0.002)
     raise TimeoutError(f"job {job} was not run under claim {number}")
+
+
+def wait_for_seats(path: Path, workers: set[int]) -> None:
+    """Return when all of these processes are workers and wait for jobs: what is measured is no start of a process."""
+    until = now() + LONGEST
+    while not workers <= seated(path):
+        if now() > until:
+            raise TimeoutError(f"of {workers} only {seated(path)} have a seat")
+        time.sleep(0.002)
+    time.sleep(SETTLING)
+
+
+def seated(path: Path) -> set[int]:
+    """Return the processes that have a worker's row."""
+    connection = sqlite3.connect(path)
+    processes = {process for (process,) in connection.execute("SELECT pid FROM background_service_workers")}
+    connection.close()
+    return processes
 
 
 def enqueue_one(path: Path) -> int:
@@ -96,6 +115,7 @@ def measure(folder: Path, kills: int) -> RecoveryFigures:
     workers = {fork(lambda: be_a_worker(path, log), folder / "errors") for _ in range(2)}
     try:
         for _ in range(kills):
+            wait_for_seats(path, workers)
             job = enqueue_one(path)
             victim = wait_for_run(log_file, job, 1).process
             died_at = now()
