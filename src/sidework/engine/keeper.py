@@ -53,12 +53,12 @@ class Keeper:
         bridge: Bridge,
         announce: Announcer,
         retention: Sequence[RetentionRule],
-        rescued: Callable[[], object],
+        rescued: Callable[[Sequence[Outcome]], object],
     ) -> None:
         """Look at nothing yet.
 
-        worker: under whose seat it writes. retention: what may be deleted, and when. rescued: called on the loop when
-        jobs are free again.
+        worker: under whose seat it writes. retention: what may be deleted, and when. rescued: told on the loop what
+        became of the jobs of the dead.
         """
         self._storage = storage
         self._worker = worker
@@ -117,10 +117,10 @@ class Keeper:
         outcomes = [outcome for jobs in _by_worker(lost) for outcome in self._after_death(jobs)]
         now = self._clock.now()
         turn = await self._bridge.call(self._storage.exchange, self._worker, outcomes, NOTHING, now=now)
-        freed = [o.claim.job_id for o in outcomes if o.claim not in turn.refused and o.claim not in turn.failed]
+        freed = [o for o in outcomes if o.claim not in turn.refused and o.claim not in turn.failed]
         if freed:  # else another worker's keeper was faster
-            self._announce(JobsRescued(job_ids=tuple(freed)))
-            self._rescued()
+            self._announce(JobsRescued(job_ids=tuple(o.claim.job_id for o in freed)))
+            self._rescued(freed)
         return bool(freed)
 
     def _after_death(self, jobs: Sequence[LostJob]) -> list[Outcome]:

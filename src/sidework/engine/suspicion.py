@@ -40,6 +40,11 @@ class Suspicion:
             return False
         return nothing_runs or self._monotonic() - self._waits_since >= PATIENCE
 
+    def expect(self) -> None:
+        """Learn of a suspect before a turn can tell: what such a turn would claim would only be in the way."""
+        if self._waits_since is None and self._monotonic() >= self._not_before:
+            self._waits_since = self._monotonic()
+
     def learn(self, turn: Turn, want: Want) -> None:
         """Learn from a turn whether a suspect waits or was claimed."""
         if want.suspect:
@@ -50,8 +55,8 @@ class Suspicion:
                 self._not_before = self._monotonic() + REST
         elif not turn.suspects:
             self._waits_since = None  # another worker has taken it
-        elif self._waits_since is None and self._monotonic() >= self._not_before:
-            self._waits_since = self._monotonic()
+        else:
+            self.expect()
 
     @property
     def runs(self) -> bool:

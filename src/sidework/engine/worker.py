@@ -37,7 +37,7 @@ from sidework.engine.runner import Runner
 from sidework.engine.suspicion import Suspicion
 from sidework.engine.timer import LoopTimer
 from sidework.errors import AnswerLost, WorkerLost
-from sidework.model.job import NewWorker
+from sidework.model.job import JobStatus, NewWorker
 from sidework.storage.contract import Turn, Want
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from sidework.engine.events import Listener
     from sidework.engine.timer import Alarm, Timer
     from sidework.model.handler import JobHandler
-    from sidework.model.job import Claim, ClaimedJob, RetentionRule
+    from sidework.model.job import Claim, ClaimedJob, Outcome, RetentionRule
     from sidework.storage.contract import Membership, Storage
 
 LONGEST_WITHOUT_A_LOOK = 1.0
@@ -256,6 +256,12 @@ class Worker:
     def _hear_a_death(self) -> None:
         self._keeper.look_for_the_dead_now()
         self._keeping.wake()
+
+    def _hear_of_a_rescue(self, freed: Sequence[Outcome]) -> None:
+        """Look soon; claim nothing more before a suspect among the rescued, if this worker may run it, has run."""
+        if any(outcome.status is JobStatus.PENDING and outcome.crashes > 0 for outcome in freed):
+            self._suspicion.expect()
+        self._loop.wake()
 
     # ------------------------------------------------------------------------------------------------- one turn
 
@@ -564,5 +570,5 @@ class Worker:
             bridge=self._side_bridge,
             announce=self._announce,
             retention=self._retention,
-            rescued=self._loop.wake,
+            rescued=self._hear_of_a_rescue,
         )
