@@ -96,6 +96,7 @@ class BackgroundService:
         self._migrating = threading.Lock()
         self._migrated = False
         self._worker: Worker | None = None
+        self._takes_jobs = False
         self._host: ThreadHost | None = None
         self._task: TaskHost | None = None
         self._stop_asked: bool | None = None
@@ -264,7 +265,7 @@ class BackgroundService:
 
     def is_running(self) -> bool:
         """Whether the service takes jobs."""
-        return self._worker is not None
+        return self._takes_jobs
 
     def start(self) -> None:
         """Run the service in a thread with an event loop of its own; return when it takes jobs.
@@ -341,11 +342,17 @@ class BackgroundService:
         await asyncio.to_thread(self._prepare)
         self._worker = worker = self._make_worker()
         self._pass_on_stop(worker)  # a signal may have come while the tables were made
+
+        def takes_jobs() -> None:
+            self._takes_jobs = True
+            ready()
+
         try:
             await self._call(self._startup)
             try:
-                finished = await self._work(worker, ready, until_idle=until_idle)
+                finished = await self._work(worker, takes_jobs, until_idle=until_idle)
             finally:
+                self._takes_jobs = False
                 await self._call(self._shutdown)
         finally:
             self._worker = None

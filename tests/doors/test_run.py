@@ -127,6 +127,19 @@ def test_a_process_that_dies_is_started_again(shell: Shell, service: BackgroundS
     assert code == 0
 
 
+def test_processes_stop_when_the_one_that_looks_after_them_is_killed(shell: Shell, service: BackgroundService) -> None:
+    service.enqueue("wait_for", {"file": "go"})
+    with shell.running("run", APP, "--processes", 2) as running:
+        wait_until(shell.folder / "go.begun")
+        running.process.kill()
+        running.hear("the process that started this one is gone")
+        (shell.folder / "go").touch()
+        code, _ = running.end()  # of the output of all of them
+    assert code == -signal.SIGKILL
+    assert service.jobs.count(status="COMPLETED") == 1
+    assert service.jobs.workers() == []
+
+
 def test_processes_that_cannot_start_end_it(shell: Shell) -> None:
     (shell.folder / "app.db").write_text("a letter to nobody in particular\n" * 50)
     ended = shell.run("run", APP, "--processes", 2)

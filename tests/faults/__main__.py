@@ -14,6 +14,8 @@ from tests.faults.processes import now
 from tests.faults.running import campaign, figures_of, percentile
 
 ALL_KILLS = 1_000_000
+ENOUGH = 5_000
+"""Kills among which every named point must be."""
 COLUMNS = ("fault", "injected", "jobs", "lost", "doubled", "again p50", "p99", "remarks")
 
 
@@ -75,7 +77,7 @@ class Long:
             f"and commit, {found['handlers']:,} of them in handlers; {found['at_points']:,} at {points} of "
             f"{points + len(found['missed'])} named points; {found['findings']['events']:,} events checked"
         )
-        wrongs = found["findings"]["wrongs"] + found["strange"]
+        wrongs = found["findings"]["wrongs"] + found["strange"] + _passed_over(found)
         return _row("F1 F2 F19 kills", found["kills"], found, wrongs, remarks, found["recoveries"])
 
     def _kills_apart(self) -> Row:
@@ -172,7 +174,13 @@ class Long:
             f"{found['cases']} runs at {found['positions']} of {found['calls']} calls; refused {found['refused']}; "
             f"hangs {found['hangs']}"
         )
-        return _row("F4 EIO, ENOSPC, short", found["failures"], found, found["findings"]["wrongs"], remarks)
+        wrongs = found["findings"]["wrongs"] + [f"call {call} never failed" for call in found["missed"]]
+        return _row("F4 EIO, ENOSPC, short", found["failures"], found, wrongs, remarks)
+
+
+def _passed_over(found: dict[str, Any]) -> list[str]:
+    """Return which named points nobody ended at, where there were kills enough for all of them."""
+    return [f"nobody ended at: {', '.join(found['missed'])}"] if found["missed"] and found["kills"] >= ENOUGH else []
 
 
 def _megabytes(count: int) -> str:

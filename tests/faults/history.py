@@ -42,14 +42,23 @@ class Log:
     def __init__(self, path: Path) -> None:
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
 
-    def write(self, kind: str, job: int = 0, number: int = 0, queue: str = "-", process: int | None = None) -> None:
-        """Append an event of now."""
-        process = os.getpid() if process is None else process
-        line = f"{time.monotonic():.6f} {kind} {process} {job} {number} {queue}\n"  # noqa: TID251 - real time passes
-        os.write(self._descriptor, line.encode())
+    def write(self, kind: str, job: int = 0, number: int = 0, queue: str = "-") -> None:
+        """Append an event of now and of this process."""
+        self._append(_now(), kind, os.getpid(), job, number, queue)
+
+    def write_death(self, process: int, at: float | None = None) -> None:
+        """Append the death of a process that is about to be killed, or that ended itself after the time given."""
+        self._append(_now() if at is None else at, DIED, process, 0, 0, "-")
+
+    def _append(self, at: float, kind: str, process: int, job: int, number: int, queue: str) -> None:
+        os.write(self._descriptor, f"{at:.6f} {kind} {process} {job} {number} {queue}\n".encode())
 
     def close(self) -> None:
         os.close(self._descriptor)
+
+
+def _now() -> float:
+    return time.monotonic()  # noqa: TID251 - real time passes
 
 
 def read(path: Path) -> list[Event]:

@@ -29,6 +29,7 @@ ORDERS: Final = 12
 SICK_FOR: Final = 0.3
 """Seconds for which every write fails, where it does not fail only once."""
 LONGEST: Final = 30.0
+MOST_TRIES: Final = 6
 
 
 class IoFigures(msgspec.Struct, kw_only=True):
@@ -39,6 +40,9 @@ class IoFigures(msgspec.Struct, kw_only=True):
     """Writes and syncs of a run in which none fails."""
     cases: int = 0
     positions: int = 0
+    """At how many of these calls a run had its failure."""
+    missed: list[int] = []
+    """Calls at which none had."""
     failures: int = 0
     refused: int = 0
     """Enqueues that were told so."""
@@ -121,32 +125,42 @@ class Campaign:
         self._cases = cases
         self._deadline = now() + seconds
         self._folder = folder
+        self._failed: set[int] = set()
         self.figures = IoFigures(seed=seed)
 
     def run(self) -> IoFigures:
         """Count the calls of a run without failures; then let each of them fail in each way, or as many as asked."""
         self.figures.calls = self._calls = self._try(Case(at=0, error=0), 0).calls
-        positions = set()
-        for number, case in enumerate(self._chosen(), 1):
+        if not self._cases:
+            for at in range(1, self._calls + 1):
+                self._let_fail(at)
+        for case in self._chosen():
             if now() > self._deadline:
                 break
-            told = self._try(case, number)
-            positions.add(case.at)
-            self.figures.cases += 1
-            self.figures.failures += told.failures
-            self.figures.refused += told.refused
-        self.figures.positions = len(positions)
+            self._take(case)
+        self.figures.positions = len(self._failed)
+        self.figures.missed = sorted(set(range(1, self._calls + 1)) - self._failed)
         return self.figures
 
+    def _let_fail(self, at: int) -> None:
+        """Try a call until it has failed once: not every run makes the same number of calls."""
+        for case in self._random.sample(_ways(at), MOST_TRIES):
+            self._take(case)
+            if at in self._failed:
+                return
+
     def _chosen(self) -> list[Case]:
-        every = [
-            Case(at=at, error=error, short=short, seconds=seconds)
-            for at in range(1, self._calls + 1)
-            for error, short in ((errno.EIO, False), (errno.ENOSPC, False), (errno.EIO, True))
-            for seconds in (0.0, SICK_FOR)
-        ]
+        every = [case for at in range(1, self._calls + 1) for case in _ways(at)]
         self._random.shuffle(every)
         return every[: self._cases] if self._cases else every
+
+    def _take(self, case: Case) -> None:
+        self.figures.cases += 1
+        told = self._try(case, self.figures.cases)
+        if told.failures:
+            self._failed.add(case.at)
+        self.figures.failures += told.failures
+        self.figures.refused += told.refused
 
     def _try(self, case: Case, number: int) -> Told:
         folder = self._folder / f"{number}"
@@ -166,6 +180,15 @@ class Campaign:
         told = msgspec.json.decode((folder / "told").read_bytes(), type=Told)
         shutil.rmtree(folder)
         return told
+
+
+def _ways(at: int) -> list[Case]:
+    """Return the ways in which a call may fail."""
+    return [
+        Case(at=at, error=error, short=short, seconds=seconds)
+        for error, short in ((errno.EIO, False), (errno.ENOSPC, False), (errno.EIO, True))
+        for seconds in (0.0, SICK_FOR)
+    ]
 
 
 def main(arguments: Sequence[str]) -> None:

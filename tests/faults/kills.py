@@ -27,7 +27,7 @@ from tests.faults.slots import INSIDE, Slots
 from tests.faults.workload import LIMIT, LIMITED, Workload
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 WORKER, ENQUEUER, SURVIVOR = "worker", "enqueuer", "survivor"
 PLACES: Final = (SURVIVOR, WORKER, WORKER, WORKER, ENQUEUER, ENQUEUER)
@@ -36,7 +36,7 @@ DWELL: Final = 0.004
 KILLS_PER_DATABASE: Final = 250
 PATIENCE: Final = 0.6
 """Seconds after which a victim that did not come to its point is killed where it is."""
-FOUNDERS: Final = 3
+FOUNDERS: Final = 6
 """Processes that die while they make the tables, in each database."""
 LONG_PATIENCE: Final = 5.0
 AT_POINTS, INSIDE_A_JOB = 0.35, 0.55
@@ -79,6 +79,8 @@ class Child:
     kill_at: float | None
     wants_inside: bool
     errors: Path
+    point: str | None = None
+    """Where it is to end itself."""
     killed_at: float | None = None
 
 
@@ -93,7 +95,8 @@ class Campaign:
         self._folder = folder
         self._slots = Slots(len(PLACES) + 1)
         self._points: dict[str, dict[str, int]] = {}
-        self._turns: dict[str, list[str]] = {WORKER: [], ENQUEUER: []}
+        self._tries: dict[str, int] = {}
+        """Point -> how many were to end there."""
         self._numbers: list[str] = []
         self._deaths: list[tuple[int, float]] = []
         self.figures = KillFigures(seed=seed)
@@ -105,7 +108,8 @@ class Campaign:
         for role in (WORKER, ENQUEUER):
             self._points[role] = self._census(role, "a new database")
         self._numbers = sorted(founding.keys() | self._points[WORKER].keys() | self._points[ENQUEUER].keys())
-        self._founding = sorted(founding.keys() - self._points[ENQUEUER].keys() - self._points[WORKER].keys())
+        # In the order in which they are passed: who dies early leaves the tables for the next one to make.
+        self._founding = [p for p in founding if p not in self._points[ENQUEUER] and p not in self._points[WORKER]]
         number = 0
         while self.figures.kills < self._wanted and now() < self._deadline:
             number += 1
@@ -169,9 +173,8 @@ class Campaign:
     def _found(self, folder: Path, log: history.Log) -> None:
         """Let those who make the tables die at points that nobody passes later."""
         last = len(PLACES) - 1
-        for point in self._random.sample(self._founding, min(FOUNDERS, len(self._founding))):
+        for point in sorted(self._rarest(self._founding, FOUNDERS), key=self._founding.index):
             child = self._start(last, folder, log, point=point)
-            child.kill_at = child.born + PATIENCE / 2
             while not self._look_after(last, child, log):
                 time.sleep(0.0003)
 
@@ -188,14 +191,15 @@ class Campaign:
         chance = self._random.random()
         victim = role != SURVIVOR
         if point is None and victim and chance < AT_POINTS and not self._too_few_inside(role):
-            point = self._next_point(role)
+            [point] = self._rarest(self._points[role], 1)
         wants_inside = victim and point is None and (chance > 1 - INSIDE_A_JOB or self._too_few_inside(role))
         kill_at = now() + self._random.random() * 0.1 if victim and point is None and not wants_inside else None
 
         def be() -> None:
             walker = Walker(self._slots, place)
             if point is not None:
-                passing = random.Random(seed).randint(1, max(1, min(self._points[role].get(point, 1), 3)))
+                often = self._points[role].get(point, 1) if self.figures.points.get(point) else 1
+                passing = random.Random(seed).randint(1, max(1, min(often, 3)))
                 walker.choose(point, self._numbers.index(point), passing)
             walker.watch()
             dwell = 0.0005 if role == SURVIVOR else DWELL
@@ -208,7 +212,7 @@ class Campaign:
 
         errors = folder / f"errors of {place} {seed}"
         process = fork(be, errors)
-        return Child(role, process, now(), kill_at, wants_inside, errors)
+        return Child(role, process, now(), kill_at, wants_inside, errors, point)
 
     def _too_few_inside(self, role: str) -> bool:
         """Whether the next victim must be hit between a first write and its commit."""
@@ -217,12 +221,12 @@ class Campaign:
             return figures.handlers < INSIDE_A_JOB * figures.workers
         return figures.inside - figures.handlers < INSIDE_A_JOB * figures.enqueuers
 
-    def _next_point(self, role: str) -> str:
-        """Return the points one after the other, in an order by chance."""
-        if not self._turns[role]:
-            self._turns[role] = sorted(self._points[role])
-            self._random.shuffle(self._turns[role])
-        return self._turns[role].pop()
+    def _rarest(self, points: Iterable[str], number: int) -> list[str]:
+        """Return the points at which the fewest have ended, or tried to; which of these, chance decides."""
+        found = sorted(points, key=lambda point: (self._tries.get(point, 0), self._random.random()))[:number]
+        for point in found:
+            self._tries[point] = self._tries.get(point, 0) + 1
+        return found
 
     def _look_after(self, place: int, child: Child, log: history.Log) -> bool:
         """Kill a child if it is time; return whether it is dead and buried."""
@@ -233,9 +237,10 @@ class Campaign:
         if child.role == SURVIVOR or child.killed_at is not None:
             return False
         state, _job, _time, _point = self._slots.read(place)
-        overdue = now() - child.born > (LONG_PATIENCE if child.wants_inside else PATIENCE)
+        is_new = child.point is not None and not self.figures.points.get(child.point)
+        overdue = now() - child.born > (LONG_PATIENCE if child.wants_inside or is_new else PATIENCE)
         if overdue or (child.wants_inside and state == INSIDE) or (child.kill_at is not None and now() > child.kill_at):
-            log.write(history.DIED, process=child.process)
+            log.write_death(child.process)
             child.killed_at = now()
             os.kill(child.process, signal.SIGKILL)
         return False
@@ -244,7 +249,7 @@ class Campaign:
         state, job, died_at, point = self._slots.read(place)
         by_itself = os.WIFEXITED(status) and os.WEXITSTATUS(status) == ENDED_BY_ITSELF
         if by_itself:
-            log.write(history.DIED, process=child.process)
+            log.write_death(child.process, at=died_at)
             self.figures.at_points += 1
             self.figures.points[self._numbers[point]] = self.figures.points.get(self._numbers[point], 0) + 1
         elif child.killed_at is None:
@@ -262,7 +267,7 @@ class Campaign:
 
     def _end(self, children: dict[int, Child], log: history.Log) -> None:
         for child in children.values():
-            log.write(history.DIED, process=child.process)
+            log.write_death(child.process)
             os.kill(child.process, signal.SIGKILL)
             os.waitpid(child.process, 0)
 

@@ -33,7 +33,7 @@ _NAMES: Final = {
 def name_of(sql: str) -> str:
     """Return how a statement is called: its name in the .sql files, or its first words."""
     plain = " ".join(re.sub(r"--.*", "", sql).split()).rstrip(";")
-    return _NAMES.get(plain + ";") or _NAMES.get(plain) or " ".join(re.findall(r"[\w-]+", plain)[:4])
+    return _NAMES.get(plain + ";") or _NAMES.get(plain) or " ".join(re.findall(r"[A-Za-z_][\w-]*", plain)[:4])
 
 
 class Walker:

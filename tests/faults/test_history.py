@@ -46,7 +46,7 @@ def test_what_must_not_be_is_found(steps: list[tuple[str, int, int, int]], wrong
 def test_what_was_written_is_read_in_the_order_of_its_times(tmp_path: Path):
     log = Log(tmp_path / "log")
     log.write(INVOKED, 7, 3, "mail")
-    log.write(DIED, process=A)
+    log.write_death(A)
     log.close()
     first, second = read(tmp_path / "log")
     assert (first.kind, first.job, first.number, first.queue) == (INVOKED, 7, 3, "mail")

@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 import sqlite3
 import threading
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.storage.crew import NOON, Hand, ended, put
 
 from sidework import BackgroundService
 from sidework.errors import DatabaseUnavailable, WorkerLost
+from sidework.storage.sqlite.store import SqliteStorage
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,6 +46,29 @@ def test_nothing_is_acknowledged_into_a_file_that_nobody_finds_any_more(tmp_path
     with pytest.raises(DatabaseUnavailable, match="moved, removed or replaced"):
         service.enqueue("k")
     service.close()
+
+
+@pytest.mark.parametrize("misfortune", [move, remove, replace])
+def test_a_handlers_transaction_commits_nothing_into_a_file_that_nobody_finds_any_more(tmp_path: Path, misfortune):
+    storage = SqliteStorage(tmp_path / "app.db")
+    storage.migrate()
+    hand = Hand(storage)
+    put(storage)
+    held = hand.claim_one()
+    transaction = storage.transaction(held.claim)
+    transaction.connection.execute("CREATE TABLE effects (n)")
+    aside = threading.Thread(target=misfortune, args=(tmp_path / "app.db",))
+    aside.start()
+    aside.join()
+    with pytest.raises(DatabaseUnavailable, match="moved, removed or replaced"):
+        transaction.commit(ended(held), now=NOON)
+    transaction.close()
+    with suppress(DatabaseUnavailable):
+        hand.seat.leave()
+    if (where := tmp_path / ("elsewhere.db" if misfortune is move else "app.db")).exists():
+        with closing(sqlite3.connect(where)) as connection:
+            assert connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'effects'").fetchone() == (0,)
+    storage.close()
 
 
 @pytest.mark.parametrize("misfortune", [move, remove])

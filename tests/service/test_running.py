@@ -48,6 +48,24 @@ def test_start_runs_jobs_in_a_thread_and_stop_ends_it(service):
     service.stop()  # twice is no error
 
 
+def test_a_service_that_is_only_starting_or_stopping_does_not_say_that_it_runs(service):
+    said = []
+
+    @service.on_startup
+    @service.on_shutdown
+    def look():
+        said.append(service.is_running())
+
+    @service.handler
+    def look_again() -> bool:
+        return bool(service.is_running())
+
+    with service:
+        assert service.is_running()
+        assert look_again.result(look_again.enqueue(), timeout=DEADLINE) is True
+    assert said == [False, False]
+
+
 def test_with_starts_and_stops(service):
     @service.handler
     async def double(n: int) -> int:

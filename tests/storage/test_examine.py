@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -123,6 +125,27 @@ def test_a_log_that_has_grown_is_noticed(store: SqliteStorage, monkeypatch: pyte
     assert about("log", store.examine()).level is Level.WELL
     monkeypatch.setattr(module, "LARGE_LOG", 100)
     assert about("log", store.examine()).level is Level.NOTICE
+
+
+@pytest.mark.skipif(not Path("/proc/locks").exists(), reason="the system does not tell who holds a lock")
+def test_who_keeps_the_log_from_beginning_anew_is_named(
+    store: SqliteStorage, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.insert([NewJob(key="a")], now=NOW)
+    monkeypatch.setattr(module, "LARGE_LOG", 100)
+    program = (
+        "import sqlite3, sys; viewer = sqlite3.connect(sys.argv[1], isolation_level=None); viewer.execute('BEGIN'); "
+        "viewer.execute('SELECT * FROM background_service_jobs').fetchall(); print('reads', flush=True); "
+        "sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", program, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as viewer:
+        assert viewer.stdout is not None
+        viewer.stdout.readline()
+        text = about("log", store.examine()).text
+        viewer.communicate("")
+    assert f"a read transaction is open in process {viewer.pid}" in text
+    assert "read transaction" not in about("log", store.examine()).text
 
 
 def test_what_is_not_there_or_no_database_is_an_error(path: Path) -> None:

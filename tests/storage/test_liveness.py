@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.storage.crew import Hand
 
-from sidework.storage.sqlite.liveness import WorkerLock, is_alive, lock_path, remove
+from sidework.storage.sqlite.liveness import WorkerLock, is_alive, lock_path, remove, sweep
+from sidework.storage.sqlite.store import SqliteStorage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -211,12 +213,12 @@ def test_a_worker_whose_database_is_gone_knows_it(database: Path, how: str) -> N
 
 
 def test_a_look_that_fails_takes_nobodys_seat_away(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(path: Path) -> None:
+    def fails(path: object) -> None:
         raise OSError(errno.EIO, f"{path} cannot be looked at")
 
     lock = WorkerLock.create(database)
     with monkeypatch.context() as patched:
-        patched.setattr(Path, "stat", fails)
+        patched.setattr(os, "stat", fails)
         assert lock.held()
     lock.release()
 
@@ -291,3 +293,48 @@ def test_a_dead_workers_file_is_removed_once_and_again(database: Path) -> None:
     remove(path)
     remove(path)
     assert list(database.parent.iterdir()) == [database]
+
+
+def test_a_file_whose_worker_died_before_it_had_a_row_is_swept_away_and_no_other(database: Path) -> None:
+    living, named, left_over = WorkerLock.create(database), lock_path(database, "a" * 32), lock_path(database, "b" * 32)
+    assert named is not None
+    assert left_over is not None
+    others = [database.with_name(name) for name in ("app.db.worker-.lock", "app.db.writers.lock", "app.db-wal")]
+    for path in (named, left_over, *others):
+        path.touch()
+    sweep(database, {"a" * 32})
+    assert set(database.parent.iterdir()) == {database, living.path, named, *others}
+    living.release()
+
+
+def test_a_worker_whose_file_is_swept_away_before_it_is_locked_makes_another(
+    database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flock = fcntl.flock
+    swept: list[Path] = []
+
+    def late(file: object, how: int) -> None:
+        if not swept and how == fcntl.LOCK_EX:
+            swept.extend(database.parent.glob("*.lock"))
+            sweep(database, ())
+        flock(file, how)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    lock = WorkerLock.create(database)
+    assert [path.exists() for path in swept] == [False]
+    assert lock.held()
+    assert lock.path not in swept
+    lock.release()
+
+
+def test_the_next_worker_to_join_sweeps(tmp_path: Path) -> None:
+    storage = SqliteStorage(tmp_path / "app.db")
+    storage.migrate()
+    left_over = lock_path(tmp_path / "app.db", "0" * 32)
+    assert left_over is not None
+    left_over.touch()
+    hands = Hand(storage), Hand(storage)
+    assert not left_over.exists()
+    for hand in hands:
+        hand.seat.check()
+        hand.seat.leave()

@@ -13,7 +13,7 @@ import typer
 from sidework.cli.failures import ExitCode, UsageError
 from sidework.cli.loading import load_service
 from sidework.cli.output import say
-from sidework.cli.supervisor import Supervisor, command_again
+from sidework.cli.supervisor import Supervisor, command_again, end_with_the_supervisor
 
 if TYPE_CHECKING:
     from sidework import BackgroundService
@@ -35,6 +35,7 @@ def run(
     Ctrl-C or SIGTERM lets running jobs end; a second one gives back what is unfinished, without using an attempt; a
     third leaves at once. Exit code 4: stopped with work given back.
     """
+    end_with_the_supervisor()
     name = app_option or app
     service = load_service(name)
     service.load_imports()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +19,8 @@ from sidework.cli.output import complain
 from sidework.clock import SystemClock
 
 TICK = 0.1
+LIFELINE = "SIDEWORK_LIFELINE"
+"""Names, for a child, the descriptor that tells when its supervisor is gone."""
 REST_AFTER_A_DEATH = 1.0
 """Seconds before a process that died by itself is started again: one that dies at once must not spin."""
 HOPELESS = frozenset({ExitCode.USAGE, ExitCode.DATABASE})
@@ -36,6 +40,9 @@ class Supervisor:
         self._codes: list[int] = []
         self._stopping = False
         self._next_start = 0.0
+        # The other end is ours alone: the kernel closes it when this process is gone, however that comes about.
+        self._lifeline, self._our_end = os.pipe()
+        self._environment = {**os.environ, LIFELINE: str(self._lifeline)}
 
     def run(self) -> int:
         """Return the exit code for all of them: the gravest of theirs."""
@@ -78,7 +85,10 @@ class Supervisor:
     def _start(self, number: int) -> None:
         for _ in range(number):
             # A session of its own: Ctrl-C reaches this process alone, which passes it on once.
-            self._running.append(subprocess.Popen(self._command, start_new_session=True))
+            child = subprocess.Popen(
+                self._command, start_new_session=True, pass_fds=[self._lifeline], env=self._environment
+            )
+            self._running.append(child)
 
     def _start_all_again(self) -> None:
         complain("sidework: a file has changed; starting again")
@@ -126,6 +136,19 @@ def _code_at_a_stop(code: int) -> int:
     if code == -signal.SIGTERM:
         return ExitCode.DONE  # it was only just starting, and held nothing
     return code if code >= 0 else ExitCode.NO
+
+
+def end_with_the_supervisor() -> None:
+    """In one of several processes: end as by SIGTERM when the process that looks after them is gone."""
+    if (descriptor := os.environ.pop(LIFELINE, None)) is not None:
+        os.set_inheritable(int(descriptor), False)
+        threading.Thread(target=_end_at, args=(int(descriptor),), name="sidework-lifeline", daemon=True).start()
+
+
+def _end_at(lifeline: int) -> None:
+    os.read(lifeline, 1)  # nothing is ever written: this returns when the other end is closed
+    complain("sidework: the process that started this one is gone; stopping")
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def command_again(arguments: Sequence[str]) -> list[str]:

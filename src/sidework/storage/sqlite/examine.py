@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from sidework.errors import DatabaseMoved, NotOurTable, SchemaTooNew, SideworkError
 from sidework.model.health import Examination, Finding, Level, RunningJob
 from sidework.storage.sqlite import migrate, surroundings
+from sidework.storage.sqlite.holders import keepers_of_snapshots
 from sidework.storage.sqlite.moved import begun_words
 from sidework.storage.sqlite.rows import from_text
 from sidework.storage.statements import load
@@ -135,9 +136,14 @@ def _about_log(path: str) -> Finding:
     return Finding(
         subject="log",
         level=Level.NOTICE,
-        text=text,
+        text=text + _who_keeps_it(path),
         remedy="somebody keeps a read transaction open (a shell, a viewer, a forgotten cursor); end it and it shrinks",
     )
+
+
+def _who_keeps_it(path: str) -> str:
+    keepers = sorted(keepers_of_snapshots(path) - {os.getpid()})
+    return f", and a read transaction is open in process {', '.join(map(str, keepers))}" if keepers else ""
 
 
 def _about_schema(connection: sqlite3.Connection) -> Finding:

@@ -3,23 +3,27 @@
 The kernel frees the lock when the process ends, in whatever way, and keeps it while the process is only stopped or
 slow. The file stands beside the real path of the database: `app.db.worker-<name>.lock`. Its name comes from the
 worker's row and from nowhere else. The order of a worker's life: file, lock, row visible; at its end: row, file, lock.
+A file whose worker died before it had a row is swept away when the next one joins.
 """
 
 from __future__ import annotations
 
 import fcntl
+import glob
 import os
 import re
 import secrets
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Self
 
 from sidework.storage.sqlite.lockfile import open_lock_file
 from sidework.storage.sqlite.marks import Marks
+from sidework.storage.sqlite.place import leads_to
 
 if TYPE_CHECKING:
     import io
+    from collections.abc import Collection
 
 _NAME: Final = re.compile(r"[0-9a-f]{16,64}")
 
@@ -41,16 +45,26 @@ class WorkerLock:
     def create(cls, database: str | os.PathLike[str]) -> WorkerLock:
         """Make a lock file under a new name beside the database, and lock it. Raises OSError."""
         real = Path(os.path.realpath(database))
+        while not (lock := cls._made(real)).is_in_its_place():
+            lock.release()  # swept away in the moment before it was locked
+        return lock
+
+    @classmethod
+    def _made(cls, database: Path) -> Self:
         name = secrets.token_hex(16)
-        path = real.with_name(f"{real.name}.worker-{name}.lock")
-        file = open_lock_file(path, like=real.stat(), exclusively=True)
-        lock = cls(name, path, file, real)
+        path = database.with_name(f"{database.name}.worker-{name}.lock")
+        file = open_lock_file(path, like=database.stat(), exclusively=True)
+        lock = cls(name, path, file, database)
         try:
             fcntl.flock(file, fcntl.LOCK_EX)
         except OSError:
             lock.release()
             raise
         return lock
+
+    def is_in_its_place(self) -> bool:
+        """Whether others find the lock file where they look for it."""
+        return leads_to(self.path, os.fstat(self._file.fileno()))
 
     def held(self) -> bool:
         """Whether lock file and database are still where others look for them; if not, the worker must stop.
@@ -59,7 +73,7 @@ class WorkerLock:
         """
         if self._file.closed:
             return False
-        return _is_still(self.path, os.fstat(self._file.fileno())) and _is_still(self._database, self._database_then)
+        return self.is_in_its_place() and leads_to(self._database, self._database_then)
 
     def release(self) -> None:
         """Remove the file and free the lock, in this order: whoever still finds the file must find it locked."""
@@ -107,11 +121,24 @@ def remove(path: Path | None) -> None:
             path.unlink()
 
 
-def _is_still(path: Path, file: os.stat_result) -> bool:
-    """Whether the path leads to this file; a look that fails for another reason does not say no."""
+def sweep(database: str | os.PathLike[str], named: Collection[str]) -> None:
+    """Remove the lock files of workers that died before they had a row. named: by the rows.
+
+    Nobody looks at such a file, and nobody holds its lock. A worker that is about to lock it finds it locked or gone,
+    and makes another one; one that holds it keeps it.
+    """
+    real = Path(os.path.realpath(database))
+    for path in real.parent.glob(f"{glob.escape(real.name)}.worker-*.lock"):
+        name = path.name.removeprefix(f"{real.name}.worker-").removesuffix(".lock")
+        if name not in named and _NAME.fullmatch(name):
+            with suppress(OSError):
+                _remove_if_free(path)
+
+
+def _remove_if_free(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
-        return os.path.samestat(path.stat(), file)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink()
+    finally:
+        os.close(descriptor)

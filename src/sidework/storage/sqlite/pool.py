@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from sidework.storage.sqlite import rows
 from sidework.storage.sqlite.connect import connect
 from sidework.storage.sqlite.gate import bound_busy_wait
+from sidework.storage.sqlite.place import Place
 from sidework.storage.statements import load
 
 if TYPE_CHECKING:
@@ -103,9 +104,11 @@ class GuardedConnection(sqlite3.Connection):
         self.changed = False
         """Whether the handler has changed the connection itself, so that it is not fit for the next one."""
         self._ours = False
+        self.place: Place
 
-    def guard(self) -> None:
-        """Let the parser ask us from now on."""
+    def guard(self, path: str | os.PathLike[str]) -> None:
+        """Let the parser ask us from now on. path: where the file is."""
+        self.place = Place(path)
         self.set_authorizer(self._authorize)
 
     def remember(self, sql: object) -> None:
@@ -228,7 +231,7 @@ class ConnectionPool:
     def _open(self) -> GuardedConnection:
         connection = connect(self._path, durability=self._durability, wait=self._wait, factory=GuardedConnection)
         guarded = cast("GuardedConnection", connection)
-        guarded.guard()
+        guarded.guard(self._path)
         return guarded
 
 

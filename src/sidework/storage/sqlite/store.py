@@ -29,7 +29,7 @@ from sidework.storage.sqlite.callers import Callers
 from sidework.storage.sqlite.connect import connect, translate
 from sidework.storage.sqlite.doorbell import SqliteDoorbell
 from sidework.storage.sqlite.gate import WriteGate
-from sidework.storage.sqlite.liveness import WorkerLock, is_alive, lock_path, remove
+from sidework.storage.sqlite.liveness import WorkerLock, is_alive, lock_path, remove, sweep
 from sidework.storage.sqlite.look import Looking
 from sidework.storage.sqlite.marks import Marks, read_marks
 from sidework.storage.sqlite.pool import ConnectionPool
@@ -174,6 +174,7 @@ class SqliteStorage:
 
     def join(self, worker: NewWorker, *, now: datetime) -> SqliteMembership:
         """Hold the lock file, then make the row visible: nobody can see a worker that looks dead."""
+        sweep(self._path, self._read(self._names_of_workers))
         lock = WorkerLock.create(self._path)
         try:
             worker_id = self._write(partial(self._add_worker, worker, lock.name, rows.to_text(now)))
@@ -182,6 +183,9 @@ class SqliteStorage:
             raise
         self._marks[worker_id] = lock.marks
         return SqliteMembership(self, worker_id, lock)
+
+    def _names_of_workers(self, connection: sqlite3.Connection) -> set[str]:
+        return {name for _worker, name in connection.execute(self._sql["worker_names"])}
 
     def _add_worker(self, worker: NewWorker, name: str, now: str, connection: sqlite3.Connection) -> int:
         for queue, limit in worker.limits.items():

@@ -107,8 +107,9 @@ class SqliteJobTransaction:
     def commit(self, outcome: Outcome, *, now: datetime) -> bool:
         """Write the outcome and commit everything. False: superseded, and all of it rolled back.
 
-        What the database refuses is raised after everything was rolled back: sqlite3.Error, or TransactionOwned where
-        it had undone the handler's writes before. DatabaseBusy leaves the transaction as it was, not begun.
+        What the database refuses is raised after everything was rolled back: sqlite3.Error, TransactionOwned where it
+        had undone the handler's writes before, DatabaseUnavailable where the file was moved, removed or replaced.
+        DatabaseBusy leaves the transaction as it was, not begun.
         """
         self._enter()
         try:
@@ -271,6 +272,7 @@ class SqliteJobTransaction:
         try:
             settled = connection.settle(outcome, now)
             if settled:
+                connection.place.check()
                 connection.end("commit")
         except sqlite3.Error:
             if self._aborted:
