@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psycopg
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from tests.service.moves import all_of
 
@@ -83,7 +83,18 @@ def drop(server: str, schema: str) -> None:
         connection.execute(f"DROP SCHEMA {schema} CASCADE")
 
 
+A_JOB = {
+    "id": 1, "job_key": "", "status": "PENDING", "queue": "", "priority": 0, "attempts": 0, "max_attempts": 0,
+    "crashes": 0, "claims": 0, "worker": 0, "created_at": "2000-01-01T00:00:00.000Z",
+    "updated_at": "2000-01-01T00:00:00.000Z", "run_at": "2000-01-01T00:00:00.000Z",
+}  # fmt: skip
+WRITTEN_OTHERWISE_BY_THE_SERVER = {
+    "done": 5.125785847629094e16, "total": 1e15, "message": None, "updated_at": "2000-01-01T00:00:00.000Z"
+}  # fmt: skip
+
+
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example(jobs=[A_JOB], lines=[], queues=[], progress=WRITTEN_OTHERWISE_BY_THE_SERVER, more=0)
 @given(jobs=JOBS, lines=LINES, queues=QUEUES, progress=PROGRESS, more=st.integers(0, 10**6))
 def test_both_sides_look_the_same(
     postgres_database: str, jobs: Any, lines: Any, queues: Any, progress: Any, more: int

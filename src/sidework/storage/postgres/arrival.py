@@ -257,7 +257,7 @@ def _show(connection: Connection[Any], table: Table) -> Check:
     digest, count = hashlib.sha256(), 0
     with connection.cursor() as cursor, cursor.copy(_SQL[f"show_{table.name}"]) as copy:
         for line in copy:
-            digest.update(line)
+            digest.update(table.in_form(bytes(line)))
             count += 1
     return Check(count, digest.hexdigest())
 
