@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
+import re
+import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -11,9 +14,18 @@ from typing import Any
 
 from tests.faults import shim
 from tests.faults.processes import now
-from tests.faults.running import campaign, figures_of, percentile
+from tests.faults.running import ROOT, campaign, figures_of, percentile
 
 ALL_KILLS = 1_000_000
+MANY_EXAMPLES = 400
+OTHERS = (
+    *(
+        f"tests/faults/test_{name}.py"
+        for name in ("backup", "blocked", "deployments", "forks", "history", "late_commits")
+    ),
+    *(f"tests/faults/test_{name}.py" for name in ("protocol", "replaced", "sharing", "stories")),
+    "tests/storage/test_state_machine.py",
+)
 ENOUGH = 5_000
 """Kills among which every named point must be."""
 COLUMNS = ("fault", "injected", "jobs", "lost", "doubled", "again p50", "p99", "remarks")
@@ -64,6 +76,7 @@ class Long:
             self._clocks(library),
             self._io_errors(library),
             self._kills_apart(),
+            self._the_others(),
         ]
         return [self._kills(max(self.seconds - (now() - began), 10.0)), *rows]
 
@@ -84,6 +97,20 @@ class Long:
         found = campaign("kills", "--kills", 200, "--seconds", 60, "--seed", self.seed, "--apart", timeout=200)
         missing = [] if found["findings"]["doubled"] else ["the control found nothing"]
         return _row("control: effects apart", found["kills"], found, missing, "must double")
+
+    def _the_others(self) -> Row:
+        """The faults that are single scenes, or random sequences without any process that dies: as tests."""
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "not postgres", *OTHERS]
+        environment = os.environ | {"SIDEWORK_EXAMPLES": str(MANY_EXAMPLES)}
+        ended = subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900, check=False
+        )
+        passed = int((re.findall(r"(\d+) passed", ended.stdout) or ["0"])[-1])
+        told = re.findall(r"^F(?:15|16|18)\b.*", ended.stdout, flags=re.MULTILINE)
+        wrongs = re.findall(r"^(?:FAILED|ERROR) .*", ended.stdout, flags=re.MULTILINE)[:3]
+        remarks = [f"{passed} tests, {MANY_EXAMPLES} random sequences of the API", *told, *wrongs]
+        well = ended.returncode == 0
+        return Row("F8 F9 F11 F12 F15-F18, S1-S11", passed, remarks="; ".join(remarks), well=well)
 
     def _recovery(self) -> Row:
         found = campaign("recovery", "--kills", 300, timeout=300)
