@@ -19,11 +19,8 @@ from tests.faults.running import ROOT, campaign, figures_of, percentile
 ALL_KILLS = 1_000_000
 MANY_EXAMPLES = 400
 OTHERS = (
-    *(
-        f"tests/faults/test_{name}.py"
-        for name in ("backup", "blocked", "deployments", "forks", "history", "late_commits")
-    ),
-    *(f"tests/faults/test_{name}.py" for name in ("protocol", "replaced", "sharing", "stories")),
+    *(f"tests/faults/test_{name}.py" for name in ("backup", "blocked", "deployments", "forks", "history")),
+    *(f"tests/faults/test_{name}.py" for name in ("late_commits", "protocol", "replaced", "sharing", "stories")),
     "tests/storage/test_state_machine.py",
 )
 ENOUGH = 5_000
@@ -193,7 +190,7 @@ class Long:
         return _row("F10 clock jumps", found["jumps"], found, found["findings"]["wrongs"], remarks)
 
     def _io_errors(self, library: Path) -> Row:
-        seconds = self.seconds / 6
+        seconds = self.seconds / 10
         found = campaign(
             "io_errors", "--cases", 0, "--seconds", seconds, "--seed", self.seed, preload=library, timeout=seconds + 200
         )
@@ -249,7 +246,7 @@ def table(rows: list[Row]) -> str:
 def main() -> int:
     """Run, print the table; 1 if anything was lost, doubled or not found by its control."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
-    parser.add_argument("--minutes", type=float, default=20.0, help="how long in all, about")
+    parser.add_argument("--minutes", type=float, default=25.0, help="how long in all, about")
     parser.add_argument("--seed", type=int, default=1, help="what is chosen by chance")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
