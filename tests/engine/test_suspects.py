@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from tests.engine.rig import DEADLINE
 
 from sidework.engine.context import JobContext
-from sidework.engine.suspicion import PATIENCE, REST, Suspicion
+from sidework.engine.suspicion import LONGEST_ROW, PATIENCE, REST, Suspicion
 from sidework.model.job import Claim, ClaimedJob
 from sidework.storage.contract import Turn, Want
 
@@ -179,6 +179,29 @@ def test_only_the_end_of_the_suspect_itself_ends_the_suspicion():
     suspicion.ended(other)
     assert suspicion.pending
     suspicion.ended(suspect)
+    assert not suspicion.runs
+
+
+def test_suspects_run_in_a_row_but_not_for_ever():
+    seconds = [0.0]
+    suspicion = Suspicion(lambda: seconds[0])
+    everything, alone = Want(keys=frozenset("k")), Want(keys=frozenset("k"), suspect=True)
+    suspects = [
+        ClaimedJob(
+            claim=Claim(number, 1), key="k", payload=None, queue="q", priority=0, attempts=0, max_attempts=3, crashes=1,
+            created_at="",
+        )
+        for number in range(3)
+    ]  # fmt: skip
+    suspicion.learn(Turn(suspects=True), everything)
+    for number, expected in enumerate((True, True, False)):
+        suspicion.learn(Turn(claimed=[suspects[number]], suspects=True), alone)
+        seconds[0] += LONGEST_ROW / 2.5
+        suspicion.ended(suspects[number])
+        assert suspicion.wants_it_now(nothing_runs=True) is expected
+    suspicion.learn(Turn(suspects=True), everything)  # others were claimed; now it is their turn again
+    assert suspicion.wants_it_now(nothing_runs=True)
+    suspicion.learn(Turn(), alone)
     assert not suspicion.pending
 
 

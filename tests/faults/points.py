@@ -30,6 +30,10 @@ _NAMES: Final = {
 }
 
 
+_WRITES: Final = re.compile(r"^(?:\s*--.*\n)*\s*(?:CREATE|DELETE|DROP|INSERT|UPDATE)\b", re.IGNORECASE)
+"""A commit is called after the last of these before it: what was only read then depends on the moment."""
+
+
 def name_of(sql: str) -> str:
     """Return how a statement is called: its name in the .sql files, or its first words."""
     plain = " ".join(re.sub(r"--.*", "", sql).split()).rstrip(";")
@@ -71,14 +75,16 @@ class Walker:
             self.enter(NOWHERE, 0)
         name = self._name(who, what)
         self._pass(f"after {name}")
-        if not name.startswith(("COMMIT", "flock")):
+        if what.startswith(("COMMIT", "ROLLBACK")):
+            self._last.pop(id(who), None)
+        elif _WRITES.search(what):
             self._last[id(who)] = name
 
     def _name(self, who: object, what: str) -> str:
         if not isinstance(who, sqlite3.Connection):
             return what
         name = name_of(what)
-        return f"COMMIT of {self._last.get(id(who))}" if name == "COMMIT" else name
+        return f"COMMIT of {self._last.get(id(who), 'reads')}" if name == "COMMIT" else name
 
     def _pass(self, point: str) -> None:
         count = self.seen[point] = self.seen.get(point, 0) + 1

@@ -17,6 +17,8 @@ PATIENCE = 10.0
 """Seconds that a suspect waits until nothing else runs; then it runs beside what still does."""
 REST = 1.0
 """Seconds before another try when a suspect is there and could not be claimed: its queue is full."""
+LONGEST_ROW = 1.0
+"""Seconds for which suspects run one after the other before other jobs are claimed again."""
 
 
 class Suspicion:
@@ -27,6 +29,7 @@ class Suspicion:
         self._monotonic = monotonic
         self._waits_since: float | None = None
         self._running: Claim | None = None
+        self._row_since: float | None = None
         self._not_before = monotonic()
 
     @property
@@ -51,7 +54,10 @@ class Suspicion:
             self._waits_since = None
             if turn.claimed:
                 self._running = turn.claimed[0].claim
-            elif turn.suspects:
+                self._row_since = self._monotonic() if self._row_since is None else self._row_since
+                return
+            self._row_since = None
+            if turn.suspects:
                 self._not_before = self._monotonic() + REST
         elif not turn.suspects:
             self._waits_since = None  # another worker has taken it
@@ -64,6 +70,11 @@ class Suspicion:
         return self._running is not None
 
     def ended(self, job: ClaimedJob) -> None:
-        """Learn that an attempt of this job is over."""
-        if job.claim == self._running:
-            self._running = None
+        """Learn that an attempt of this job is over. If it was the suspect, the next one is looked for at once."""
+        if job.claim != self._running or self._row_since is None:
+            return
+        self._running = None
+        if self._monotonic() - self._row_since < LONGEST_ROW:
+            self._waits_since = self._monotonic()
+        else:
+            self._row_since = None
