@@ -126,6 +126,17 @@ async def test_only_jobs_that_crashed_before_are_charged_when_one_is_among_the_d
         await rig.finish(worker)
 
 
+async def test_each_of_several_dead_workers_is_judged_by_its_own_jobs(rig: Rig, doomed):
+    rig.handler("k")(lambda: "done")
+    ids = rig.add_many("k", 4)
+    doomed += [Doomed(rig.database, 2), Doomed(rig.database, 2)]
+    rig.sql("UPDATE background_service_jobs SET crashes = 1 WHERE id = ?", ids[0])
+    for each in doomed:
+        each.kill()
+    async with rig.working():
+        assert [rig.job(job_id).crashes for job_id in ids] == [2, 0, 1, 1]
+
+
 async def test_a_job_that_may_run_once_only_fails_when_its_worker_dies(rig: Rig, doomed):
     rig.handler("k")(lambda: "done")
     job_id = rig.add("k", max_attempts=1)
