@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -43,7 +43,7 @@ def test_a_job_is_marked_while_its_handler_runs_and_not_once_its_end_is_written(
         db.execute("CREATE TABLE IF NOT EXISTS notes (n)")
 
     handler = {"async": in_async, "db": with_db}.get(kind, in_thread)
-    options = {"executor": "loop"} if kind == "loop" else {}
+    options: dict[str, Any] = {"executor": "loop"} if kind == "loop" else {}
     service.register_job_handler("k", handler, **options)
     with service:
         for _ in range(3):
