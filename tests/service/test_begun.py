@@ -14,7 +14,7 @@ from sidework.storage.sqlite.liveness import lock_path
 from sidework.storage.sqlite.marks import read_marks
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
 
@@ -42,7 +42,8 @@ def test_a_job_is_marked_while_its_handler_runs_and_not_once_its_end_is_written(
         look()
         db.execute("CREATE TABLE IF NOT EXISTS notes (n)")
 
-    handler = {"async": in_async, "db": with_db}.get(kind, in_thread)
+    handlers: dict[str, Callable[..., Any]] = {"async": in_async, "db": with_db}
+    handler = handlers.get(kind, in_thread)
     options: dict[str, Any] = {"executor": "loop"} if kind == "loop" else {}
     service.register_job_handler("k", handler, **options)
     with service:
