@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import closing
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
@@ -114,7 +115,7 @@ def service_in(folder: str, name: str, way: str) -> BackgroundService:
         db.execute("INSERT INTO effects VALUES (?)", (n,))
 
     service.migrate()
-    with sqlite3.connect(Path(folder) / f"{name}.db") as connection:
+    with closing(sqlite3.connect(Path(folder) / f"{name}.db")) as connection:
         connection.execute("CREATE TABLE effects (n)")
     return service
 

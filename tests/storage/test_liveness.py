@@ -338,3 +338,4 @@ def test_the_next_worker_to_join_sweeps(tmp_path: Path) -> None:
     for hand in hands:
         hand.seat.check()
         hand.seat.leave()
+    storage.close()

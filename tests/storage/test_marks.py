@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -163,7 +164,7 @@ def test_a_mark_goes_when_the_end_is_written_and_stays_where_the_database_refuse
     [name] = [each.name for each in storage.workers()]
     lock = lock_path(tmp_path / "app.db", name)
     assert read_marks(lock) == {fine.id: Reached.ENDED, refused.id: Reached.ENDED}
-    with sqlite3.connect(tmp_path / "app.db") as connection:
+    with closing(sqlite3.connect(tmp_path / "app.db")) as connection:
         connection.execute(
             "CREATE TRIGGER stubborn BEFORE UPDATE ON background_service_jobs WHEN NEW.result = '1' "
             "BEGIN SELECT RAISE(ABORT, 'no'); END"
@@ -173,3 +174,4 @@ def test_a_mark_goes_when_the_end_is_written_and_stays_where_the_database_refuse
     hand.settle(ended(refused))
     assert read_marks(lock) == {}
     hand.seat.leave()
+    storage.close()
