@@ -42,6 +42,8 @@ class Outbox:
 
     def send(self, job: NewJob, db: object) -> int:
         """Insert one job; return its id."""
+        if db is None and current_job.get() is None:
+            return self._send_alone([job])[0]
         return self.send_many([job], db)[0]
 
     async def asend(self, job: NewJob, db: object) -> int:

@@ -161,12 +161,12 @@ class BackgroundService:
         options: those of `handler.using`: db, queue, priority, max_attempts, delay, run_at, unique_key, …
         Raises UnknownJobKey, InvalidPayload, InvalidHandler (an option), WrongDatabase, NotMigrated, DatabaseBusy.
         """
-        job = self._registry.get(key).using(**options).new_from(payload)
+        job = self._handler(key, options).new_from(payload)
         return self._outbox.send(job, options.get("db"))
 
     async def aenqueue(self, key: str, payload: object = None, **options: Unpack[JobKeywords]) -> int:
         """Do as `enqueue`, without blocking the loop."""
-        job = self._registry.get(key).using(**options).new_from(payload)
+        job = self._handler(key, options).new_from(payload)
         return await self._outbox.asend(job, options.get("db"))
 
     def enqueue_many(
@@ -204,6 +204,10 @@ class BackgroundService:
         except Exception:
             logger.exception("job %r was not enqueued", job_key)
         return None
+
+    def _handler(self, key: str, options: JobKeywords) -> JobHandler[..., Any]:
+        handler = self._registry.get(key)
+        return handler.using(**options) if options else handler
 
     def _new(self, job: NewJob | tuple[str, Mapping[str, object] | None]) -> NewJob:
         if isinstance(job, NewJob):
@@ -245,6 +249,8 @@ class BackgroundService:
         self._storage.close()
 
     def _migrate_once(self) -> None:
+        if self._migrated:
+            return
         with self._migrating:
             if not self._migrated:
                 self.migrate()

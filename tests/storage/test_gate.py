@@ -1,4 +1,4 @@
-"""The write gate: turns in order of arrival, one commit for all who wait, and an answer of its own for each."""
+"""The write gate: turns in order of arrival, each of them a transaction."""
 
 from __future__ import annotations
 
@@ -35,14 +35,6 @@ def path(tmp_path: Path) -> str:
     return file
 
 
-def statements_of(gate: WriteGate) -> list[str]:
-    """Return a list to which every statement of the gate's own connection is added from now on."""
-    seen: list[str] = []
-    gate.write(lambda connection: connection.set_trace_callback(seen.append))
-    seen.clear()
-    return seen
-
-
 @pytest.fixture
 def gate(path: str) -> Iterator[WriteGate]:
     gate = WriteGate(partial(connect, path), wait=LONG, path=path)
@@ -71,15 +63,16 @@ def tickets(gate: WriteGate) -> int:
 def queue_up(gate: WriteGate, *acts: Callable[[sqlite3.Connection], Any]) -> list[Future[Any]]:
     """Let each act wait behind the one before, each in a thread of its own. Somebody must hold the gate."""
 
-    def behind(number: int) -> bool:
-        # The writer thread takes the first of them off its queue, and stands before the gate in its stead.
-        return gate._writer is not None and (tickets(gate), gate._writer.requests.qsize()) == (1, number)
-
+    before = tickets(gate)
     futures = []
-    for number, act in enumerate(acts):
+    for number, act in enumerate(acts, before + 1):
         futures.append(in_thread(partial(gate.write, act)))
-        until(partial(behind, number))
+        until(partial(_stands_before, gate, number))
     return futures
+
+
+def _stands_before(gate: WriteGate, many: int) -> bool:
+    return tickets(gate) == many
 
 
 # ------------------------------------------------------------------------------------------------ one writer
@@ -121,11 +114,6 @@ def _orphan(connection: sqlite3.Connection) -> None:
     connection.execute("INSERT INTO child VALUES (7)")
 
 
-def test_no_thread_is_started_before_somebody_has_to_wait(gate: WriteGate) -> None:
-    gate.write(insert("a"))
-    assert gate._writer is None
-
-
 def test_the_connection_is_opened_when_it_is_first_needed(path: str) -> None:
     opened: list[str] = []
 
@@ -139,103 +127,6 @@ def test_the_connection_is_opened_when_it_is_first_needed(path: str) -> None:
     gate.write(insert(2))
     assert len(opened) == 1
     gate.close()
-
-
-# ------------------------------------------------------------------------------------------ those who wait
-
-
-def test_those_who_wait_are_committed_at_once_in_their_order(gate: WriteGate, path: str) -> None:
-    statements = statements_of(gate)
-    with gate.hold():
-        futures = queue_up(gate, *map(insert, range(5)))
-    assert [future.result(LONG) for future in futures] == [0, 1, 2, 3, 4]
-    assert rows(path) == [0, 1, 2, 3, 4]
-    assert statements.count("COMMIT") == 1
-
-
-def test_nobody_is_answered_before_the_commit(gate: WriteGate) -> None:
-    statements: list[str] = []
-    answered_before_commit: list[bool] = []
-    futures: list[Future[Any]] = []
-
-    def trace(statement: str) -> None:
-        statements.append(statement)
-        if statement == "COMMIT":
-            answered_before_commit.extend(future.done() for future in futures)
-
-    gate.write(lambda connection: connection.set_trace_callback(trace))
-    with gate.hold():
-        futures = queue_up(gate, *map(insert, range(3)))
-    assert [future.result(LONG) for future in futures] == [0, 1, 2]
-    assert answered_before_commit == [False, False, False]
-
-
-def test_one_that_raises_among_those_who_wait_harms_no_neighbour(gate: WriteGate, path: str) -> None:
-    def bad(connection: sqlite3.Connection) -> None:
-        insert("never")(connection)
-        raise KeyError("mine")
-
-    statements = statements_of(gate)
-    with gate.hold():
-        first, broken, last = queue_up(gate, insert(1), bad, insert(3))
-    assert (first.result(LONG), last.result(LONG)) == (1, 3)
-    with pytest.raises(KeyError, match="mine"):
-        broken.result(LONG)
-    assert rows(path) == [1, 3]
-    assert statements.count("COMMIT") == 1
-
-
-def _rolls_back_everything(connection: sqlite3.Connection) -> None:
-    connection.execute("INSERT INTO t VALUES ('bad')")
-
-
-def _fills_the_disk(connection: sqlite3.Connection) -> None:
-    connection.execute("INSERT INTO t VALUES (zeroblob(200000))")
-
-
-def _no_bad_rows(connection: sqlite3.Connection) -> None:
-    connection.execute(
-        "CREATE TRIGGER no BEFORE INSERT ON t WHEN new.x = 'bad' BEGIN SELECT RAISE(ROLLBACK, 'not this'); END"
-    )
-
-
-def _hardly_any_room(connection: sqlite3.Connection) -> None:
-    connection.execute("PRAGMA max_page_count = 20")
-
-
-@pytest.mark.parametrize(
-    ("prepare", "act", "error"),
-    [
-        (_no_bad_rows, _rolls_back_everything, "not this"),
-        (_hardly_any_room, _fills_the_disk, "full"),
-        (_with_foreign_keys, _orphan, "FOREIGN KEY"),
-    ],
-    ids=["RAISE(ROLLBACK)", "SQLITE_FULL", "a COMMIT that fails"],
-)
-def test_one_that_undoes_everybody_is_told_apart_from_the_others(
-    gate: WriteGate,
-    path: str,
-    prepare: Callable[[sqlite3.Connection], None],
-    act: Callable[[sqlite3.Connection], None],
-    error: str,
-) -> None:
-    gate.write(prepare)
-    with gate.hold():
-        first, broken, last = queue_up(gate, insert(1), act, insert(3))
-    assert (first.result(LONG), last.result(LONG)) == (1, 3)
-    with pytest.raises(sqlite3.Error, match=error):
-        broken.result(LONG)
-    assert rows(path) == [1, 3]
-
-
-def test_many_threads_at_once_lose_nothing(gate: WriteGate, path: str) -> None:
-    def write_some(n: int) -> list[object]:
-        return [gate.write(insert(100 * n + i)) for i in range(40)]
-
-    futures = [in_thread(partial(write_some, n)) for n in range(8)]
-    for n, future in enumerate(futures):
-        assert future.result(LONG) == [100 * n + i for i in range(40)]
-    assert sorted(rows(path)) == sorted(100 * n + i for n in range(8) for i in range(40))
 
 
 # ------------------------------------------------------------------------------------------------ holding
@@ -279,10 +170,6 @@ def test_turns_are_given_in_the_order_of_arrival(gate: WriteGate) -> None:
     for future in futures:
         future.result(LONG)
     assert order == [0, 1, 2, 3, 4, 5]
-
-
-def _stands_before(gate: WriteGate, many: int) -> bool:
-    return tickets(gate) == many
 
 
 def test_nobody_overtakes_those_who_wait(gate: WriteGate, path: str) -> None:
@@ -403,23 +290,6 @@ def test_where_the_system_does_not_tell_who_holds_the_lock_there_is_advice(path:
     assert "do slow work before the first write" in gate.explain_busy()
 
 
-def test_a_batch_that_finds_the_database_locked_is_refused_one_by_one(path: str) -> None:
-    gate = WriteGate(partial(connect, path), wait=LONG, path=path)
-    clock = FrozenClock()
-    gate._clock = clock  # type: ignore[assignment]
-    with closing(connect(path)) as other:
-        other.execute("BEGIN IMMEDIATE")
-        with gate.hold():
-            futures = queue_up(gate, insert(1), insert(2))
-            clock.advance(LONG - 0.01)
-        for future in futures:
-            with pytest.raises(DatabaseBusy):
-                future.result(LONG)
-        other.execute("ROLLBACK")
-    gate.close()
-    assert rows(path) == []
-
-
 # -------------------------------------------------------------------------------------- waiting for oneself
 
 
@@ -468,20 +338,12 @@ def test_turns_of_the_engine_leave_room_for_other_processes(gate: WriteGate, mon
 
 
 def test_a_closed_gate_opens_again_when_it_is_used(gate: WriteGate, path: str) -> None:
-    with gate.hold():
-        (future,) = queue_up(gate, insert(1))
-    future.result(LONG)
-    writer = gate._writer
-    assert writer is not None
+    gate.write(insert(1))
     gate.close()
     gate.close()
-    assert not writer._thread.is_alive()
     assert gate._connection is None
     assert gate.write(insert(2)) == 2
-    with gate.hold():
-        (future,) = queue_up(gate, insert(3))
-    assert future.result(LONG) == 3
-    assert rows(path) == [1, 2, 3]
+    assert rows(path) == [1, 2]
 
 
 FORK = """

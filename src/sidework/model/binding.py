@@ -57,6 +57,7 @@ class ByName:
     def __init__(self, fields: list[Field]) -> None:
         """Prepare one struct with a field per parameter; raises InvalidHandler for a type that has no JSON form."""
         self.names = tuple(field.name for field in fields)
+        self._known = frozenset(self.names)
         self._positional = tuple(field.name for field in fields if field.by_position)
         looks = [_look_through(field.name, field.type) for field in fields]
         self._any_keys = any(looks)
@@ -81,13 +82,13 @@ class ByName:
         return {name: value for name in self.names if (value := getattr(values, name)) is not _ABSENT}
 
     def _encode(self, fields: Mapping[str, object]) -> str | None:
-        for name in fields:
-            if name not in self.names:
-                _refuse_unknown(name, self.names)
+        if not self._known.issuperset(fields):
+            _refuse_unknown(next(name for name in fields if name not in self._known), self.names)
         if not self.names:
             return None
         text = encode_payload(fields, any_keys=self._any_keys)
-        self.arguments(text)
+        if text is not None:
+            decode(self._decoder, text)
         return text
 
     def _with_positional(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> dict[str, object]:

@@ -28,6 +28,7 @@ MAX_DEPTH = 64
 MAX_ERROR_BYTES = 64 * 1024
 MAX_HEAD_BYTES = 4 * 1024
 
+_TEXT = frozenset({str})
 _FLAT = frozenset({str, int, float, bool, date, datetime, time, timedelta, UUID, Decimal})
 _HARMLESS = (int, NoneType, date, time, timedelta, UUID, Decimal, bytes, bytearray, memoryview)
 _KEYS = (str, int, float, Enum, date, time, timedelta, UUID, Decimal)
@@ -153,9 +154,7 @@ def _may_be_at_fault(value: object, encoded: bytes) -> bool:
 
 
 def _is_flat(value: object) -> bool:
-    if type(value) is not dict:
-        return False
-    return all(type(key) is str and type(item) in _FLAT for key, item in value.items())
+    return type(value) is dict and _FLAT.issuperset(map(type, value.values())) and _TEXT.issuperset(map(type, value))
 
 
 def _check_size(size: int, what: str) -> None:

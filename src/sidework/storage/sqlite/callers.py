@@ -10,9 +10,10 @@ import os
 import re
 import sqlite3
 import warnings
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar, cast
 
 import aiosqlite
 import msgspec
@@ -25,7 +26,7 @@ from sidework.storage.sqlite.unwrap import aunwrap, must_be_awaited, unwrap
 from sidework.storage.statements import load
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
     from datetime import datetime
 
     from sidework.model.job import NewJob, Outcome
@@ -51,41 +52,81 @@ _LEGACY_TRANSACTION_CONTROL: Final = -1
 """sqlite3.LEGACY_TRANSACTION_CONTROL, which Python 3.11 does not name yet."""
 
 
-class Step(msgspec.Struct, frozen=True):
-    """One statement of an insertion. It returns `count` ids; if none, `otherwise` finds the one that was there."""
+class OneJob(msgspec.Struct, frozen=True):
+    """Inserts a job that is ready at once and overrides nothing."""
 
-    sql: str
     parameters: tuple[str | int | None, ...]
-    count: int = 1
-    otherwise: tuple[str, tuple[str | None, ...]] | None = None
 
     def run(self, cursor: sqlite3.Cursor) -> list[int]:
-        """Return the ids, smallest first."""
-        found = cursor.execute(self.sql, self.parameters).fetchall()
-        if self.otherwise is not None and not found:
-            found = cursor.execute(*self.otherwise).fetchall()
-        if len(found) != self.count:
-            raise SideworkError(
-                f"{self.count} jobs were inserted and {len(found)} are there: a trigger on background_service_jobs "
-                "has swallowed the others. Nothing was enqueued."
-            )
-        return sorted(job_id for (job_id,) in found)
+        """Return its id: a trigger's own inserts do not change what the driver tells."""
+        cursor.execute(_SQL["insert_job"], self.parameters)
+        return [cast("int", cursor.lastrowid)] if cursor.rowcount == 1 else _swallowed()
+
+
+class UniqueJob(msgspec.Struct, frozen=True):
+    """Inserts a job, unless one that has not ended holds its unique key."""
+
+    parameters: tuple[str | int | None, ...]
+    holder: tuple[str, str | None]
+    """The key of the handler and the unique key."""
+
+    def run(self, cursor: sqlite3.Cursor) -> list[int]:
+        """Return the id of the job, or of the one that was there."""
+        found = cursor.execute(_SQL["insert_unique_job"], self.parameters).fetchall()
+        found = found or cursor.execute(_SQL["id_of_unique_job"], self.holder).fetchall()
+        return [job_id for (job_id,) in found] or _swallowed()
+
+
+class ManyJobs(msgspec.Struct, frozen=True):
+    """Inserts jobs by one statement."""
+
+    rows: str
+    """JSON text of their short rows."""
+    now: str
+    count: int
+
+    def run(self, cursor: sqlite3.Cursor) -> list[int]:
+        """Return the ids. Raises IdsAreUnknown where triggers make them uncertain.
+
+        AUTOINCREMENT gives each row the largest id plus one, and nobody else can write meanwhile. So if so many rows
+        were changed as were to be inserted, no trigger had a part in it, and their ids are the last ones.
+        """
+        before = cursor.connection.total_changes
+        cursor.execute(_SQL["insert_jobs"], (self.rows, self.now))
+        if cursor.connection.total_changes - before != self.count:
+            raise IdsAreUnknown
+        last = cast("int", cursor.lastrowid)
+        return list(range(last - self.count + 1, last + 1))
+
+
+class IdsAreUnknown(Exception):  # noqa: N818 - no error but a reason to insert one by one; never leaves the store
+    """Triggers write when a job is inserted. What was inserted has to be undone."""
 
 
 class Insertion(msgspec.Struct, frozen=True):
     """Statements that insert jobs, in the order of the list that they came from."""
 
-    steps: tuple[Step, ...]
+    steps: Sequence[OneJob | UniqueJob | ManyJobs]
 
     @property
     def atomic(self) -> bool:
-        """Whether it is a single statement, which SQLite itself carries out wholly or not at all."""
-        return len(self.steps) <= 1 and all(step.otherwise is None for step in self.steps)
+        """Whether it is a single statement that SQLite itself carries out wholly or not at all."""
+        return len(self.steps) <= 1 and all(isinstance(step, OneJob) for step in self.steps)
 
     def run(self, connection: sqlite3.Connection) -> list[int]:
-        """Insert; return the ids in the order of the list. Wants to be inside a transaction or savepoint."""
+        """Insert; return the ids in the order of the list. Wants to be inside a transaction or savepoint.
+
+        Raises IdsAreUnknown.
+        """
         cursor = _plain_cursor(connection)
         return [job_id for step in self.steps for job_id in step.run(cursor)]
+
+
+def _swallowed() -> NoReturn:
+    raise SideworkError(
+        "a job was inserted and is not there: a trigger on background_service_jobs has swallowed it. "
+        "Nothing was enqueued."
+    )
 
 
 class Callers:
@@ -100,32 +141,52 @@ class Callers:
         self._file = os.fsencode(self._path)
         self._synchronous = _SYNCHRONOUS[durability]
         self._warned = False
+        self._one_by_one = False
 
     def insertion(self, jobs: Sequence[NewJob], *, now: datetime) -> Insertion:
         """Return the statements that insert these jobs. A unique key that is held yields the id of its holder."""
-        return Insertion(tuple(_steps(jobs, rows.to_text(now))))
+        text = rows.to_text(now)
+        if len(jobs) == 1 or self._one_by_one:
+            return Insertion([_one(job, text) for job in jobs])
+        return Insertion(list(_in_bulk(jobs, text)))
+
+    def inserted(self, put: Callable[[Insertion], list[int]], jobs: Sequence[NewJob], *, now: datetime) -> list[int]:
+        """Return what `put` makes of the insertion; once more, one by one, where that is the only way to know the ids.
+
+        put: carries an insertion out wholly or, if it raises, not at all.
+        """
+        try:
+            return put(self.insertion(jobs, now=now))
+        except IdsAreUnknown:
+            self._one_by_one = True
+        return put(self.insertion(jobs, now=now))
 
     def insert(self, connection: object, jobs: Sequence[NewJob], *, now: datetime) -> list[int]:
         """Insert inside the caller's transaction; return the ids in the order given.
 
         Raises WrongDatabase, NotMigrated, DatabaseBusy, DatabaseUnavailable.
         """
-        insertion = self.insertion(jobs, now=now)
-        return self._take_part(_not_awaited(connection, "aenqueue"), insertion.run, atomic=insertion.atomic)
+        ours = _not_awaited(connection, "aenqueue")
+        return self.inserted(partial(self._put, ours), jobs, now=now)
+
+    def _put(self, connection: sqlite3.Connection, insertion: Insertion) -> list[int]:
+        return self._take_part(connection, insertion.run, atomic=insertion.atomic)
 
     async def ainsert(self, connection: object, jobs: Sequence[NewJob], *, now: datetime) -> list[int]:
         """Do the same on a connection of aiosqlite, in that connection's own thread, or on one of sqlite3."""
         connection = await aunwrap(connection)
         if not isinstance(connection, aiosqlite.Connection):
             return self.insert(connection, jobs, now=now)
-        insertion = self.insertion(jobs, now=now)
-        return await _on_its_thread(connection, partial(self._take_part, act=insertion.run, atomic=insertion.atomic))
+        return await _on_its_thread(connection, lambda plain: self.inserted(partial(self._put, plain), jobs, now=now))
 
     def join(self, connection: sqlite3.Connection, jobs: Sequence[NewJob], *, now: datetime) -> list[int]:
         """Insert inside the transaction of a handler's own connection."""
-        insertion = self.insertion(jobs, now=now)
-        try:
+
+        def put(insertion: Insertion) -> list[int]:
             return _inside_the_callers_transaction(connection, insertion.run, atomic=insertion.atomic)
+
+        try:
+            return self.inserted(put, jobs, now=now)
         except sqlite3.Error as error:
             raise self._in_words(error) from error
 
@@ -181,7 +242,7 @@ class Callers:
                 f"through it may be lost in a power cut. Set PRAGMA synchronous={wanted} on it to have what the "
                 "service promises.",
                 RuntimeWarning,
-                stacklevel=6,
+                stacklevel=8,
             )
 
     def _in_words(self, error: sqlite3.Error) -> SideworkError:
@@ -204,7 +265,8 @@ class Callers:
 # ---------------------------------------------------------------------------------------------- what is inserted
 
 
-def _steps(jobs: Sequence[NewJob], now: str) -> Iterator[Step]:
+def _in_bulk(jobs: Sequence[NewJob], now: str) -> Iterator[OneJob | UniqueJob | ManyJobs]:
+    """Yield a statement for each run of jobs without a unique key, and one for each job that has one."""
     gathered: list[NewJob] = []
     characters = 0
     for job in jobs:
@@ -212,23 +274,29 @@ def _steps(jobs: Sequence[NewJob], now: str) -> Iterator[Step]:
             gathered.append(job)
             characters += len(job.payload or "")
         if gathered and (job.unique_key is not None or _is_full(len(gathered), characters)):
-            yield _step(gathered, now)
+            yield _many(gathered, now)
             gathered, characters = [], 0
         if job.unique_key is not None:
-            holder = (_SQL["id_of_unique_job"], (job.key, job.unique_key))
-            yield Step(_SQL["insert_unique_job"], _row(job, now), otherwise=holder)
+            yield _one(job, now)
     if gathered:
-        yield _step(gathered, now)
+        yield _many(gathered, now)
 
 
 def _is_full(count: int, characters: int) -> bool:
     return count >= _MOST_JOBS_AT_ONCE or characters >= _MOST_CHARACTERS_AT_ONCE
 
 
-def _step(jobs: list[NewJob], now: str) -> Step:
+def _one(job: NewJob, now: str) -> OneJob | UniqueJob:
+    """Return the statement of one job. One that is no plain job is inserted as a unique one that has no key."""
+    if job.unique_key is None and job.run_at is None and job.options is None:
+        return OneJob((job.key, job.payload, job.priority, job.max_attempts, job.queue, now))
+    return UniqueJob(_row(job, now), (job.key, job.unique_key))
+
+
+def _many(jobs: list[NewJob], now: str) -> OneJob | UniqueJob | ManyJobs:
     if len(jobs) == 1:
-        return Step(_SQL["insert_job"], _row(jobs[0], now))
-    return Step(_SQL["insert_jobs"], (rows.to_json([_short_row(job) for job in jobs]), now), count=len(jobs))
+        return _one(jobs[0], now)
+    return ManyJobs(rows.to_json([_short_row(job) for job in jobs]), now, len(jobs))
 
 
 def _short_row(job: NewJob) -> tuple[str | int | None, ...]:
@@ -240,7 +308,7 @@ def _short_row(job: NewJob) -> tuple[str | int | None, ...]:
 
 
 def _row(job: NewJob, now: str) -> tuple[str | int | None, ...]:
-    """Return what the statements that insert one job take, in the order of their columns."""
+    """Return what `insert_unique_job` takes, in the order of its columns."""
     return (
         job.key,
         job.payload,

@@ -1,10 +1,7 @@
 """The write gate: SQLite has one writer, so within one process writers of a file take turns, in order of arrival.
 
-Who finds the gate free and nobody waiting commits for itself. The others queue, and a writer thread commits for all
-of them at once, each in a savepoint of its own, each answered when the commit is durable: eight threads together are
-then faster than one, and SQLite's own busy handler, which sleeps and is not fair, is left to other processes.
-
-A handler's transaction runs on a connection of its own and takes the same gate for as long as it lasts.
+SQLite's own busy handler, which sleeps and is not fair, is left to other processes. A handler's transaction runs on a
+connection of its own and takes the same gate for as long as it lasts.
 """
 
 from __future__ import annotations
@@ -13,19 +10,18 @@ import os
 import sqlite3
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from sidework.clock import SystemClock
 from sidework.errors import DatabaseBusy, SideworkError
 from sidework.storage.sqlite.connect import is_busy
-from sidework.storage.sqlite.group import Request, WriterThread, gather, run_in_savepoint
 from sidework.storage.sqlite.holders import holders_of_write_lock
 from sidework.storage.sqlite.line import REMEMBERED_FOR, WritersLine
+from sidework.storage.sqlite.place import Place
 from sidework.storage.sqlite.turnstile import Turnstile
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from queue import SimpleQueue
+    from collections.abc import Callable
 
 T = TypeVar("T")
 
@@ -49,42 +45,56 @@ class WriteGate:
         self._turnstile = Turnstile()
         self._line = WritersLine(path)
         self._connection: sqlite3.Connection | None = None
-        self._busy_timeout = -1.0
-        self._writer: WriterThread | None = None
-        self._writer_changes = threading.Lock()
+        self._place: Place
         self._room_until = 0.0
         self._waited_at = -REMEMBERED_FOR
         self._process: int | None = None
 
-    def write(self, act: Callable[[sqlite3.Connection], T], *, leave_room: bool = False) -> T:
+    def write(
+        self, act: Callable[[sqlite3.Connection], T], *, leave_room: bool = False, deadline: float | None = None
+    ) -> T:
         """Run `act` in a write transaction and return what it returns, once that is durable.
 
-        act: may be called more than once, each time after everything that it did before was undone; in whatever
-            thread. What it raises is raised here, and nothing of it is kept.
+        act: what it raises is raised here, and nothing of it is kept.
         leave_room: for who writes again and again: other processes get a chance before.
+        deadline: of the wait, where it began earlier; see `deadline`.
 
         Raises DatabaseBusy after waiting too long, and what sqlite3 raises.
         """
-        self._refuse_who_would_wait_for_itself()
+        self.refuse_who_would_wait_for_itself()
         if leave_room:
             self._pause_for_others()
+        if deadline is None:
+            deadline = self.deadline()
+        self._come_in(deadline)
         try:
-            return self._write(act, self._clock.monotonic() + self._wait)
+            return self._commit(act, deadline)
         finally:
+            self._turnstile.give()
             if leave_room:
                 self._room_until = self._clock.monotonic() + ROOM_FOR_OTHERS
+
+    @property
+    def free(self) -> bool:
+        """Whether nobody of this process writes now."""
+        return not self._turnstile.taken
+
+    def deadline(self) -> float:
+        """Return until when, on the monotonic clock, somebody waits who comes now."""
+        return self._clock.monotonic() + self._wait
+
+    def left(self, deadline: float) -> float:
+        """Return the seconds until then, not below zero."""
+        return max(0.0, deadline - self._clock.monotonic())
 
     def hold(self, *, by_this_thread: bool = True) -> Hold:
         """Wait for the gate and keep it until the Hold is released. Raises DatabaseBusy after waiting too long.
 
         by_this_thread: what this thread does until then belongs to whoever holds; False: it may serve others too.
         """
-        self._refuse_who_would_wait_for_itself()
-        deadline = self._clock.monotonic() + self._wait
-        if not self._turnstile.take_if_free():
-            self._waited_at = self._clock.monotonic()
-            if not self._turnstile.take(self._wait):
-                raise self._busy()
+        self.refuse_who_would_wait_for_itself()
+        deadline = self.deadline()
+        self._come_in(deadline)
         if not by_this_thread:
             self._turnstile.owner = None
         try:
@@ -100,16 +110,15 @@ class WriteGate:
         return self._line.crowded or self._clock.monotonic() - self._waited_at < REMEMBERED_FOR
 
     def close(self) -> None:
-        """Let the writer thread finish and close the connection. The next use opens both again.
+        """Close the connection. The next use opens it again.
 
         In a forked child this does nothing: the connection belongs to the parent.
         """
         if self.in_a_forked_child:
             return
-        self._refuse_who_would_wait_for_itself()
-        self._stop_writer()
+        self.refuse_who_would_wait_for_itself()
         if not self._turnstile.take(self._wait):
-            raise self._busy()
+            raise self.busy()
         try:
             self._drop_connection()
             self._line.close()
@@ -145,7 +154,8 @@ class WriteGate:
                 "Make a new BackgroundService in the child, or start processes with 'spawn' or 'forkserver'."
             )
 
-    def _refuse_who_would_wait_for_itself(self) -> None:
+    def refuse_who_would_wait_for_itself(self) -> None:
+        """Raise SideworkError in a thread that holds the gate, and in a forked child."""
         self.refuse_forked_child()
         if self._turnstile.owner == threading.get_ident():
             raise SideworkError(
@@ -163,25 +173,26 @@ class WriteGate:
         if pause > 0:
             time.sleep(pause)
 
-    def _busy(self) -> DatabaseBusy:
+    def busy(self) -> DatabaseBusy:
+        """Return the error for who has waited too long."""
         return DatabaseBusy(self.explain_busy())
 
-    # ------------------------------------------------------------------ one for itself
+    def _come_in(self, deadline: float) -> None:
+        if self._turnstile.take_if_free():
+            return
+        self._waited_at = self._clock.monotonic()
+        if not self._turnstile.take(self.left(deadline)):
+            raise self.busy()
 
-    def _write(self, act: Callable[[sqlite3.Connection], T], deadline: float) -> T:
-        if self._nobody_queued() and self._turnstile.take_if_free():
-            try:
-                return self._commit_alone(act, deadline)
-            finally:
-                self._turnstile.give()
-        return self._queue(act, deadline)
+    # ------------------------------------------------------------------ the transaction
 
-    def _commit_alone(self, act: Callable[[sqlite3.Connection], T], deadline: float) -> T:
-        connection = self._open()
-        self._line.take(deadline - self._clock.monotonic())
+    def _commit(self, act: Callable[[sqlite3.Connection], T], deadline: float) -> T:
+        connection = self._connection or self._open()
+        self._line.take(self.left(deadline))
         try:
             self._begin(connection, deadline)
             result = act(connection)
+            self._place.check()
             connection.execute("COMMIT")
         except BaseException:
             self._undo(connection)
@@ -190,94 +201,27 @@ class WriteGate:
             self._line.give()
         return result
 
-    # ------------------------------------------------------------------ the writer thread, for all who wait
-
-    def _nobody_queued(self) -> bool:
-        writer = self._writer
-        return writer is None or writer.requests.empty()
-
-    def _queue(self, act: Callable[[sqlite3.Connection], T], deadline: float) -> T:
-        self._waited_at = self._clock.monotonic()
-        request = Request(act, deadline)
-        with self._writer_changes:
-            if self._writer is None:
-                self._writer = WriterThread(self._serve)
-            self._writer.requests.put(request)
-        if not request.wait(deadline - self._clock.monotonic()):
-            raise self._busy()
-        return request.answer()
-
-    def _stop_writer(self) -> None:
-        with self._writer_changes:
-            writer, self._writer = self._writer, None
-        if writer is not None:
-            writer.stop()
-
-    def _serve(self, requests: SimpleQueue[Request[Any] | None]) -> None:
-        """Be the writer thread: whatever has gathered while the gate was taken is one batch."""
-        stopping = False
-        while not stopping:
-            first = requests.get()
-            if first is None:
-                return
-            self._turnstile.take()
-            try:
-                gathered, stopping = gather(first, requests)
-                batch = [request for request in gathered if request.begin()]
-                self._commit_for_all(batch)
-            finally:
-                self._turnstile.give()
-            for request in batch:
-                request.wake()
-
-    def _commit_for_all(self, batch: Sequence[Request[Any]]) -> None:
-        """Commit all together; where that fails, each alone, so that each gets the answer that is its own."""
-        if len(batch) > 1 and self._commit_together(batch):
-            return
-        for request in batch:
-            try:
-                request.succeed(self._commit_alone(request.act, request.deadline))
-            except BaseException as error:  # noqa: BLE001 - it belongs to the thread that waits for the answer
-                request.fail(error)
-
-    def _commit_together(self, batch: Sequence[Request[Any]]) -> bool:
-        connection: sqlite3.Connection | None = None
-        try:
-            connection = self._open()
-            self._line.take(batch[0].deadline - self._clock.monotonic())
-            self._begin(connection, batch[0].deadline)
-            for request in batch:
-                run_in_savepoint(connection, request)
-            connection.execute("COMMIT")
-        except Exception:  # noqa: BLE001 - whoever it belongs to meets it again when everybody is done alone
-            self._undo(connection)
-            return False
-        finally:
-            self._line.give()
-        return True
-
     # ------------------------------------------------------------------ the connection
 
     def _open(self) -> sqlite3.Connection:
-        if self._connection is None:
-            self._connection = self._connect()
-            bound_busy_wait(self._connection, 0)
-        return self._connection
+        self._connection = connection = self._connect()
+        bound_busy_wait(connection, 0)
+        self._place = Place(self._path)
+        return connection
 
     def _begin(self, connection: sqlite3.Connection, deadline: float) -> None:
-        left = max(0.0, deadline - self._clock.monotonic())
         try:
-            met_somebody = _begin_immediate(connection, left)
+            met_somebody = _begin_immediate(connection, self.left(deadline))
         except sqlite3.OperationalError as error:
             if is_busy(error):
-                raise self._busy() from error
+                raise self.busy() from error
             raise
         self._line.begun(met_somebody=met_somebody)
 
-    def _undo(self, connection: sqlite3.Connection | None) -> None:
+    def _undo(self, connection: sqlite3.Connection) -> None:
         """Roll back. A connection that cannot even do that is not used again."""
         try:
-            if connection is not None and connection.in_transaction:
+            if connection.in_transaction:
                 connection.execute("ROLLBACK")
         except sqlite3.Error:
             self._drop_connection()

@@ -59,11 +59,12 @@ class WritersLine:
 
     def take(self, timeout: float) -> None:
         """Wait for our turn, and until strangers had room; no longer than `timeout` seconds. Then ask the database."""
-        self._met_somebody = False
+        self._met_somebody = self._had_to_wait = False
         if (file := self._open()) is not None and self._lock(file, timeout):
             self._held = True
             self._met_at, self._room_until, self._waited_at = _times(file)
-            self._leave_room()
+            if self._room_until:
+                self._leave_room()
         self._taken_at = self._clock.monotonic()
 
     def begun(self, *, met_somebody: bool) -> None:
@@ -76,8 +77,9 @@ class WritersLine:
         file, held, self._held = self._file, self._held, False
         if file is None or not held:
             return
-        with suppress(OSError):
-            self._note(file)
+        if self._met_somebody or self._had_to_wait or self._is_lately(self._met_at):
+            with suppress(OSError):
+                self._note(file)
         fcntl.flock(file, fcntl.LOCK_UN)
 
     def close(self) -> None:
@@ -99,9 +101,14 @@ class WritersLine:
 
     def _lock(self, file: io.FileIO, timeout: float) -> bool:
         # While the thread waits in the kernel, the lock is its to take: one that we took meanwhile it would release.
-        self._had_to_wait = (self._patience is not None and self._patience.waiting) or not _lock_if_free(file)
-        if not self._had_to_wait:
-            return True
+        if self._patience is None or not self._patience.waiting:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                pass
+            else:
+                return True
+        self._had_to_wait = True
         if self._patience is None:
             self._patience = _PatientThread(file)
         return self._patience.wait(timeout)
@@ -117,11 +124,9 @@ class WritersLine:
             self._met_at = now
         if self._had_to_wait:
             self._waited_at = now
-        courteous = self._is_lately(self._met_at)
-        if courteous:
+        if self._is_lately(self._met_at):
             self._room_until = now + min(ROOM * (now - self._taken_at), MOST_ROOM)
-        if courteous or self._had_to_wait:
-            os.pwrite(file.fileno(), _TIMES.pack(self._met_at, self._room_until, self._waited_at), 0)
+        os.pwrite(file.fileno(), _TIMES.pack(self._met_at, self._room_until, self._waited_at), 0)
 
     def _is_lately(self, moment: float) -> bool:
         return 0 <= self._clock.monotonic() - moment < REMEMBERED_FOR
@@ -172,14 +177,6 @@ class _PatientThread:
             if not self._got:
                 fcntl.flock(self._file, fcntl.LOCK_UN)
             self._changed.notify_all()
-
-
-def _lock_if_free(file: io.FileIO) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
 
 
 def _times(file: io.FileIO) -> tuple[float, float, float]:

@@ -31,7 +31,8 @@ _UNKNOWN_MOMENT = datetime(1970, 1, 1, tzinfo=UTC)
 
 def to_text(moment: datetime) -> str:
     """Return an aware datetime as the text that the tables hold: ISO 8601, UTC, milliseconds, Z."""
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
+    moment = moment if moment.tzinfo is UTC else moment.astimezone(UTC)
+    return moment.isoformat(timespec="milliseconds")[:-6] + "Z"
 
 
 def to_due_text(moment: datetime) -> str:

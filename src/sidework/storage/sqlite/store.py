@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 import msgspec
 
 from sidework.clock import SystemClock
-from sidework.errors import DatabaseUnavailable, WorkerLost
+from sidework.errors import WorkerLost
 from sidework.model.health import Level
 from sidework.model.job import LostJob, Reached
 from sidework.storage.contract import Renewal, Turn, Want
@@ -29,6 +29,7 @@ from sidework.storage.sqlite.callers import Callers
 from sidework.storage.sqlite.connect import connect, translate
 from sidework.storage.sqlite.doorbell import SqliteDoorbell
 from sidework.storage.sqlite.gate import WriteGate
+from sidework.storage.sqlite.intake import Intake
 from sidework.storage.sqlite.liveness import WorkerLock, is_alive, lock_path, remove, sweep
 from sidework.storage.sqlite.look import Looking
 from sidework.storage.sqlite.marks import Marks, read_marks
@@ -95,9 +96,9 @@ class SqliteStorage:
         self._looking = Looking(sql, self._worker_is_alive)
         self._steering = Steering(sql)
         self._callers = Callers(self._path, durability=durability)
-        self._gate = WriteGate(self._connect_to_write, wait=wait, path=self._path)
+        self._gate = WriteGate(self._connect, wait=wait, path=self._path)
+        self._intake = Intake(self._gate, self._callers)
         self._pool = ConnectionPool(self._path, durability=durability, wait=wait)
-        self._written_to: os.stat_result | None = None
         self._marks: dict[int, Marks] = {}
         """What the workers of this process are at, by their ids."""
         self._reading = threading.Lock()
@@ -140,6 +141,8 @@ class SqliteStorage:
         """Close every connection; in a forked child none, for they are the parent's."""
         if self._gate.in_a_forked_child:
             return
+        self._gate.refuse_who_would_wait_for_itself()
+        self._intake.close()
         self._gate.close()
         self._pool.close()
         with self._reading:
@@ -151,8 +154,10 @@ class SqliteStorage:
 
     def insert(self, jobs: Sequence[NewJob], *, now: datetime) -> list[int]:
         """Insert jobs in a transaction of their own."""
-        insertion = self._callers.insertion(jobs, now=now)
-        return self._write(insertion.run)
+        try:
+            return self._intake.insert(jobs, now=now)
+        except sqlite3.Error as error:
+            raise translate(error, self._path) from error
 
     def insert_with(self, connection: object, jobs: Sequence[NewJob], *, now: datetime) -> list[int]:
         """Insert jobs inside the caller's transaction."""
@@ -435,11 +440,6 @@ class SqliteStorage:
     def _connect(self) -> sqlite3.Connection:
         return connect(self._path, durability=self._durability, wait=self._wait)
 
-    def _connect_to_write(self) -> sqlite3.Connection:
-        connection = self._connect()
-        self._written_to = os.stat(self._path)  # noqa: PTH116 - on the way of every write
-        return connection
-
     def _write(self, act: Callable[[sqlite3.Connection], T]) -> T:
         try:
             return self._through_the_gate(act)
@@ -447,23 +447,12 @@ class SqliteStorage:
             raise translate(error, self._path) from error
 
     def _through_the_gate(self, act: Callable[[sqlite3.Connection], T], *, leave_room: bool = False) -> T:
-        act = partial(self._in_its_place, act)
         try:
             return self._gate.write(act, leave_room=leave_room)
         except sqlite3.OperationalError as error:
             if _NOT_UTF8 not in str(error):
                 raise
         return self._gate.write(partial(_tolerantly, act), leave_room=leave_room)
-
-    def _in_its_place(self, act: Callable[[sqlite3.Connection], T], connection: sqlite3.Connection) -> T:
-        """Act, and see before the commit that it goes into the file that others find: SQLite does not look."""
-        result = act(connection)
-        if not _is_the_same(self._path, self._written_to):
-            raise DatabaseUnavailable(
-                f"{self._path} was moved, removed or replaced while it was open, and what is written now would be "
-                "lost. Restart the program, and never put a file in the place of a database that is in use."
-            )
-        return result
 
     def _read(self, act: Callable[[sqlite3.Connection], T]) -> T:
         """Run reads in one snapshot on the read connection."""
@@ -531,17 +520,6 @@ class SqliteMembership:
             self._storage.leave(self._worker)
         finally:
             self._lock.release()
-
-
-def _is_the_same(path: str, before: os.stat_result | None) -> bool:
-    """Whether the path leads to the file it led to before; a look that fails for another reason does not say no."""
-    try:
-        now = os.stat(path)  # noqa: PTH116 - on the way of every write
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
-    return before is None or os.path.samestat(now, before)
 
 
 def _blames_a_row(error: sqlite3.Error) -> bool:

@@ -12,15 +12,15 @@ class Turnstile:
     def __init__(self) -> None:
         self._mutex = threading.Lock()
         self._tickets: deque[threading.Lock] = deque()
-        self._taken = False
+        self.taken = False
         self.owner: int | None = None
         """The thread that took it; another one may give it back."""
 
     def take_if_free(self) -> bool:
         with self._mutex:
-            if self._taken:
+            if self.taken:
                 return False
-            self._taken = True
+            self.taken = True
         self.owner = threading.get_ident()
         return True
 
@@ -28,10 +28,10 @@ class Turnstile:
         """Wait for our turn, at most `timeout` seconds (-1: for ever). False: time ran out."""
         ticket = threading.Lock()
         with self._mutex:
-            if self._taken:
+            if self.taken:
                 ticket.acquire()
                 self._tickets.append(ticket)
-            self._taken = True
+            self.taken = True
         try:
             in_time = ticket.acquire(timeout=timeout)
         except BaseException:
@@ -50,7 +50,7 @@ class Turnstile:
             if self._tickets:
                 self._tickets.popleft().release()
             else:
-                self._taken = False
+                self.taken = False
 
     def _withdraw(self, ticket: threading.Lock) -> bool:
         """Leave the queue. False: the turn was handed to this ticket meanwhile, and is ours."""
