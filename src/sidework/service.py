@@ -57,6 +57,8 @@ class BackgroundService:
         imports: Sequence[str] = (),
         grace: float | timedelta = 25.0,
         wait: float | timedelta = 10.0,
+        notify: bool = True,
+        listen_url: str | None = None,
         keep_completed: timedelta | None = KEEP_COMPLETED,
         keep_failed: timedelta | None = KEEP_FAILED,
         clock: Clock | None = None,
@@ -64,7 +66,7 @@ class BackgroundService:
     ) -> None:
         """Describe the service.
 
-        database: a path, or "sqlite:///app.db".
+        database: a path, "sqlite:///app.db", or "postgresql://user@host/name".
         concurrency: how many jobs of each queue this service runs at once.
         queues: the only queues it serves; a mapping also limits how many jobs of a queue run at once over all services
             on this database; None: every queue.
@@ -72,6 +74,9 @@ class BackgroundService:
         imports: modules with further handlers, imported when the service starts.
         grace: seconds (or timedelta) that running jobs get to end when the service stops.
         wait: seconds (or timedelta) to wait for the database's write lock before DatabaseBusy.
+        notify: on PostgreSQL, whether this service rings others by NOTIFY and is woken by LISTEN; False: it looks for
+            jobs four times a second.
+        listen_url: on PostgreSQL, where to listen if `database` leads to a pooler in transaction mode.
         keep_completed, keep_failed: how long ended jobs stay (failed: cancelled ones too); None: for ever.
         clock: where the time comes from; tests give a FrozenClock.
         listeners: are told every event of the engine; they are called on its event loop and must not block.
@@ -85,7 +90,9 @@ class BackgroundService:
         self._grace = _seconds(grace)
         self._retention = (keep_completed, keep_failed)
         self._listeners = tuple(listeners)
-        self._storage = open_storage(database, durability=durability, wait=_seconds(wait))
+        self._storage = open_storage(
+            database, durability=durability, wait=_seconds(wait), notify=notify, listen_url=listen_url
+        )
         self.clock: Clock = self._storage.clock if clock is None else clock
         self._outbox = Outbox(self._storage, self.clock, before_first=self._migrate_once, sent=self._wake)
         self._registry = Registry(self._outbox)

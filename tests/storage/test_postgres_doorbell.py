@@ -109,7 +109,8 @@ def test_without_listening_it_lets_the_waiter_look_by_itself(postgres_database: 
     store = open_storage(postgres_database)
     address = store._address  # type: ignore[attr-defined]
     bell = PostgresDoorbell(address, listen=False)
-    assert (bell.mechanism, bell.changed()) == ("polling", True)
+    assert "switched off" in bell.mechanism
+    assert bell.changed()
     assert asyncio.run(bell.wait(LONG))
     bell.close()
     assert other.name

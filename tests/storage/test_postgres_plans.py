@@ -28,12 +28,10 @@ INDEXES_USED = {
     "settle": {KEY},
     "cancel_what_was_asked_for": {KEY},
     "forget_cancellations": {KEY},
-    "cancellations_of_worker": {KEY},
-    "next_due": {DUE},
     "promote": {DUE, KEY},
     "claim": {READY, KEY, RUNNING},
     "claim_suspect": {SUSPECTS, KEY, RUNNING},
-    "has_suspect": {SUSPECTS, RUNNING},
+    "news": {DUE, SUSPECTS, RUNNING, KEY},
     "holders": {RUNNING},
     "held_by": {RUNNING},
 }
@@ -62,7 +60,11 @@ def connection(postgres_database: str) -> Iterator[psycopg.Connection[Any]]:
     store.migrate()
     store.close()
     with closing(psycopg.connect(postgres_database)) as connection:
-        connection.execute(STATEMENTS["begin_turn"], {"wait": "1s", "durable": "on"})
+        with pytest.raises(psycopg.errors.DivisionByZero):
+            connection.execute(STATEMENTS["begin_turn"], {"wait": "1s", "durable": "on", "worker": 1})
+        connection.rollback()
+        connection.execute("INSERT INTO background_service_workers VALUES (1, 'w', '', 1, '', 1, NULL, '[]', now(), now(), now())")
+        connection.execute(STATEMENTS["begin_turn"], {"wait": "1s", "durable": "on", "worker": 1})
         yield connection
 
 

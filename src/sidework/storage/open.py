@@ -18,18 +18,26 @@ if TYPE_CHECKING:
 POSTGRES = ("postgresql://", "postgres://")
 
 
-def open_storage(url: str | Path, *, durability: Literal["full", "relaxed"] = "full", wait: float = 10.0) -> Storage:
+def open_storage(
+    url: str | Path,
+    *,
+    durability: Literal["full", "relaxed"] = "full",
+    wait: float = 10.0,
+    notify: bool = True,
+    listen_url: str | None = None,
+) -> Storage:
     """Return the storage for a path or URL. Opens nothing yet.
 
     url: a path ("app.db", Path) or "sqlite:///app.db" (relative), "sqlite:////var/app.db" (absolute), or
     "postgresql://user@host/name" as libpq knows it.
     durability: "full" or "relaxed". wait: seconds to wait for the write lock.
+    notify, listen_url: see `BackgroundService`; a file needs neither.
     Raises SideworkError for what is not a database we know.
     """
     if durability not in ("full", "relaxed"):
         raise SideworkError(f"durability={durability!r} is not known; use 'full' or 'relaxed'")
     if isinstance(url, str) and url.startswith(POSTGRES):
-        return _open_postgres(url, durability=durability, wait=wait)
+        return _open_postgres(url, durability=durability, wait=wait, notify=notify, listen_url=listen_url)
     from sidework.storage.sqlite.store import SqliteStorage
 
     return SqliteStorage(_path(url), durability=durability, wait=wait)
@@ -53,10 +61,12 @@ def open_arrival(url: str) -> Arrival:
     return PostgresArrival(url)
 
 
-def _open_postgres(url: str, *, durability: Literal["full", "relaxed"], wait: float) -> Storage:
+def _open_postgres(
+    url: str, *, durability: Literal["full", "relaxed"], wait: float, notify: bool, listen_url: str | None
+) -> Storage:
     with _psycopg_at_hand():
         from sidework.storage.postgres.store import PostgresStorage
-    return PostgresStorage(url, durability=durability, wait=wait)
+    return PostgresStorage(url, durability=durability, wait=wait, notify=notify, listen_url=listen_url)
 
 
 @contextmanager

@@ -24,10 +24,10 @@ class Tally:
 
 
 def build_service(
-    database: str | Path, *, concurrency: int = DEFAULT_CONCURRENCY, tally: Tally | None = None
+    database: str | Path, *, concurrency: int = DEFAULT_CONCURRENCY, tally: Tally | None = None, notify: bool = True
 ) -> BackgroundService:
     """Return a service with every handler of the benchmarks; all its other settings are the defaults."""
-    service = BackgroundService(database, concurrency=concurrency)
+    service = BackgroundService(database, concurrency=concurrency, notify=notify)
     clock = SystemClock()
     insert_effect = statements()["effect"]
     counted = tally or Tally()

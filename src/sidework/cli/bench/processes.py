@@ -56,7 +56,7 @@ class Process:
 
 
 @contextmanager
-def running_service(database: Path) -> Iterator[Process]:
+def running_service(database: str | Path) -> Iterator[Process]:
     """Run `sidework run` on a database, from when it takes jobs."""
     process = Process(
         "-m", "sidework.cli", "run", "sidework.cli.bench.app:service", SIDEWORK_BENCH_DATABASE=str(database)
@@ -80,7 +80,7 @@ def raw_claimer(database: Path) -> Iterator[Process]:
 
 
 @contextmanager
-def ready_workers(database: Path, *, count: int = 1, concurrency: int | None = None) -> Iterator[list[Process]]:
+def ready_workers(database: str | Path, *, count: int = 1, concurrency: int | None = None) -> Iterator[list[Process]]:
     """Start workers that wait to be told to go."""
     task = (
         Task(database=str(database)) if concurrency is None else Task(database=str(database), concurrency=concurrency)
@@ -96,7 +96,7 @@ def ready_workers(database: Path, *, count: int = 1, concurrency: int | None = N
             worker.end()
 
 
-def drain(database: Path, *, count: int = 1, concurrency: int | None = None) -> list[Drained]:
+def drain(database: str | Path, *, count: int = 1, concurrency: int | None = None) -> list[Drained]:
     """Let worker processes drain a database at the same time; return what each of them says."""
     with ready_workers(database, count=count, concurrency=concurrency) as workers:
         for worker in workers:

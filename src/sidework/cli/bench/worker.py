@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import resource
 import sys
-from pathlib import Path
 
 import msgspec
 
@@ -39,7 +38,7 @@ def main() -> None:
     """Be the process."""
     task = msgspec.json.decode(sys.argv[1], type=Task)
     tally, clock = Tally(), SystemClock()
-    service = build_service(Path(task.database), concurrency=task.concurrency, tally=tally)
+    service = build_service(task.database, concurrency=task.concurrency, tally=tally)
     marks: list[tuple[float, float]] = []
     service.on_startup(lambda: marks.append((clock.monotonic(), _cpu())))
     service.on_shutdown(lambda: marks.append((clock.monotonic(), _cpu())))

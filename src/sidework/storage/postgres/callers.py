@@ -18,8 +18,8 @@ from weakref import WeakSet
 
 from sidework.errors import SideworkError, WrongDatabase
 from sidework.storage.postgres import rows
-from sidework.storage.postgres.doorbell import CHANNEL
 from sidework.storage.postgres.lines import AsyncLine, Line, Statement, awaited_line, line, psycopg_line
+from sidework.storage.postgres.listening import CHANNEL
 from sidework.storage.statements import load
 
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ Talk = Generator[Statement, Rows, T]
 
 _SQL: Final = load(Path(__file__).with_name("callers.sql"))
 _SETTLE: Final = load(Path(__file__).with_name("queries.sql"))["settle"]
+
+INSERT_JOB: Final = _SQL["insert_job"]
 
 _MOST_JOBS_AT_ONCE: Final = 5000
 _MOST_CHARACTERS_AT_ONCE: Final = 16_000_000
@@ -129,13 +131,25 @@ class Callers:
 def insertion(jobs: Sequence[NewJob], now: datetime) -> Talk[list[int]]:
     """Insert jobs; return their ids, or those of the jobs that hold their unique keys."""
     if len(jobs) == 1 and jobs[0].unique_key is None:
-        ((job_id,),) = yield _SQL["insert_job"], rows.new_job(jobs[0], now)
+        ((job_id,),) = yield INSERT_JOB, rows.new_job(jobs[0], now)
         return [job_id]
     ids: list[int] = []
     for batch in _batches(jobs):
         inserted = yield _SQL["insert_jobs"], rows.new_jobs(batch, now)
         for job, (job_id, is_new) in zip(batch, inserted, strict=True):
             ids.append(job_id if is_new else (yield from _holder_or_new(job, now)))
+    return ids
+
+
+def copy(connection: Connection[Any], jobs: Sequence[NewJob], now: datetime) -> list[int]:
+    """Insert jobs that have no unique keys, in a transaction on a connection of our own; return their ids."""
+    moment = rows.to_moment(now)
+    ids = [row[0] for row in connection.execute(_SQL["new_ids"], {"count": len(jobs)})]
+    ids.sort()
+    with connection.cursor().copy(_SQL["copy_jobs"]) as into:
+        into.set_types(rows.COPIED_TYPES)
+        for job_id, job in zip(ids, jobs, strict=True):
+            into.write_row(rows.copied_job(job_id, job, moment))
     return ids
 
 

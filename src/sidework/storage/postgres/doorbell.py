@@ -1,8 +1,8 @@
 """Rings when somebody has committed jobs, by LISTEN and NOTIFY: a hint, coalesced, without content.
 
 NOTIFY takes a lock on the whole database until its transaction ends, so our own commits never carry one: a thread
-sends it afterwards, on a connection of its own, one for all that was committed meanwhile. Behind a pooler in
-transaction mode nobody can listen; then there is polling.
+sends it afterwards, on a connection of its own, one for all that was committed meanwhile. Where nobody can listen
+(`listening`) there is polling.
 """
 
 from __future__ import annotations
@@ -10,20 +10,21 @@ from __future__ import annotations
 import asyncio
 import threading
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
-from psycopg import sql
 
 from sidework.errors import SideworkError
-from sidework.storage.postgres.connect import translate
+from sidework.storage.postgres.listening import CHANNEL, Listening, close
+from sidework.storage.statements import load
 
 if TYPE_CHECKING:
     from psycopg import Connection
 
     from sidework.storage.postgres.connect import Address
 
-CHANNEL: Final = "sidework"
+_RING: Final = load(Path(__file__).with_name("callers.sql"))["ring_apart"]
 POLL_EVERY: Final = 0.25
 """Seconds between two looks where nobody can listen."""
 LOOKS_BETWEEN_TRIES: Final = 4
@@ -36,21 +37,20 @@ LAST_RING: Final = 0.5
 class PostgresDoorbell:
     """A doorbell for one waiter; `ring` and `close` may come from any thread."""
 
-    def __init__(self, address: Address, *, listen: bool) -> None:
-        """Listen, if that is possible. Raises DatabaseUnavailable."""
+    def __init__(self, address: Address, *, listen: bool, listens_at: Address | None = None) -> None:
+        """Listen, if that is possible: there, or where rings are sent. Raises DatabaseUnavailable."""
         self._rung = threading.Event()
         self._closed = False
         self._sleeper: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None
-        self._address = address
-        self._connection = self._listen() if listen else None
-        self._listens = self._connection is not None
-        self._listen_again = 0
+        self._listening = Listening(address, wanted=listen, listens_at=listens_at)
+        self._connection = self._listening.begin()
+        self._looks = 0
         self._ear: int | None = None
 
     @property
     def mechanism(self) -> str:
-        """How it learns of commits: 'LISTEN' or 'polling'."""
-        return "polling" if self._connection is None else "LISTEN/NOTIFY"
+        """How it learns of commits: 'LISTEN/NOTIFY', or polling and why."""
+        return self._listening.in_words(listens=self._connection is not None)
 
     def changed(self) -> bool:
         """Whether anybody has rung since the last call; where nobody can listen, that is always possible."""
@@ -93,7 +93,7 @@ class PostgresDoorbell:
         self._closed = True
         self._wake()
         if self._connection is not None and self._sleeper is None:
-            _close(self._connection)
+            close(self._connection)
 
     async def _sleep(self, seconds: float) -> None:
         woken = asyncio.Event()
@@ -107,7 +107,7 @@ class PostgresDoorbell:
             self._sleeper = None
             if self._closed and self._connection is not None:
                 self._stop_hearing(asyncio.get_running_loop())
-                _close(self._connection)
+                close(self._connection)
 
     def _stop_hearing(self, loop: asyncio.AbstractEventLoop) -> None:
         """Before the connection is closed: its number may be given to another file at once."""
@@ -141,34 +141,23 @@ class PostgresDoorbell:
         """Go on without a connection that broke: the waiter looks by itself until the next doorbell listens."""
         if self._sleeper is not None:
             self._stop_hearing(self._sleeper[0])
-        _close(connection)
+        close(connection)
         self._connection = None
         self._rung.set()
 
     async def _listen_anew(self) -> None:
         """Try to listen again after a loss, at every fourth look, so that a server that comes back is not stormed."""
-        self._listen_again += 1
-        if not self._listens or self._closed or self._listen_again % LOOKS_BETWEEN_TRIES:
+        self._looks += 1
+        if not self._listening.may_come_back or self._closed or self._looks % LOOKS_BETWEEN_TRIES:
             return
         with suppress(SideworkError):
-            self._connection = await asyncio.to_thread(self._listen)
+            self._connection = await asyncio.to_thread(self._listening.begin)
         self._close_if_done()
 
     def _close_if_done(self) -> None:
         """Close what was opened while somebody closed the doorbell."""
         if self._closed and self._connection is not None:
-            _close(self._connection)
-
-    def _listen(self) -> Connection[Any] | None:
-        try:
-            connection = self._address.connect()
-            if connection.prepare_threshold is None:  # a pooler stands between, and would listen for somebody else
-                _close(connection)
-                return None
-            connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(CHANNEL)))
-        except psycopg.Error as error:
-            raise translate(error, self._address.name) from error
-        return connection
+            close(self._connection)
 
 
 class Ringer:
@@ -222,19 +211,14 @@ class Ringer:
         if self._asked.is_set():
             connection = self._notify(connection)
         if connection is not None:
-            _close(connection)
+            close(connection)
 
     def _notify(self, connection: Connection[Any] | None) -> Connection[Any] | None:
         try:
             connection = self._address.connect() if connection is None else connection
-            connection.execute(sql.SQL("NOTIFY {}").format(sql.Identifier(CHANNEL)))
+            connection.execute(_RING, {"channel": CHANNEL})
         except psycopg.Error:
             if connection is not None:
-                _close(connection)
+                close(connection)
             return None  # a hint that was not given costs a second at most
         return connection
-
-
-def _close(connection: Connection[Any]) -> None:
-    with suppress(psycopg.Error):
-        connection.close()

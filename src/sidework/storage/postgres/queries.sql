@@ -7,6 +7,7 @@
 -- Once per transaction, and for it alone: behind a pooler the next one may have another connection. Plans are made once:
 -- they must not depend on what the table held when they were made, so indexes are used even where it is nearly empty.
 -- Who is stopped or cut off in the middle holds its locks for half a minute at most.
+-- Fails where the worker has no row, so that nothing that is sent behind it is done.
 -- :name begin_turn
 SELECT set_config('lock_timeout', %(wait)s, true),
        set_config('idle_in_transaction_session_timeout', '30s', true),
@@ -14,7 +15,14 @@ SELECT set_config('lock_timeout', %(wait)s, true),
        set_config('plan_cache_mode', 'force_generic_plan', true),
        set_config('enable_seqscan', 'off', true),
        set_config('enable_bitmapscan', 'off', true),
-       set_config('jit', 'off', true);
+       set_config('jit', 'off', true),
+       1 / COUNT(*)
+FROM background_service_workers WHERE id = %(worker)s;
+
+-- For a connection of our own that commits single statements, where no pooler stands between.
+-- :name settings_for_good
+SELECT set_config('lock_timeout', %(wait)s, false),
+       set_config('synchronous_commit', %(durable)s, false);
 
 -- :name begin_write
 SELECT set_config('lock_timeout', %(wait)s, true),
@@ -60,18 +68,7 @@ WHERE request.job_id <> ALL (ARRAY (
       AND job.status IN ('PENDING', 'SCHEDULED', 'RUNNING')
 ));
 
--- :name any_cancellation
-SELECT EXISTS (SELECT 1 FROM background_service_cancellations);
-
--- :name cancellations_of_worker
-SELECT job.id, job.claims FROM background_service_jobs AS job
-WHERE job.id = ANY (ARRAY (SELECT job_id FROM background_service_cancellations))
-  AND job.status || '' = 'RUNNING' AND job.worker + 0 = %(worker)s;
-
 ------------------------------------------------------------------------------------------------ the turn: promote
-
--- :name next_due
-SELECT MIN(run_at) FROM background_service_jobs WHERE status = 'SCHEDULED';
 
 -- :name promote
 UPDATE background_service_jobs
@@ -86,10 +83,6 @@ WHERE id = ANY (ARRAY (
 
 -- :name worker_exists
 SELECT EXISTS (SELECT 1 FROM background_service_workers WHERE id = %(worker)s AND expires_at > clock_timestamp());
-
--- Fails where the worker has no row, so that nothing that was sent behind it is done.
--- :name demand_worker
-SELECT 1 / COUNT(*) FROM background_service_workers WHERE id = %(worker)s;
 
 -- A statement of its own, before the one that counts: what follows sees all that committed before these locks were had.
 -- Reading FOR UPDATE also holds a lock on the table, though no row be found: pausing a queue waits for it.
@@ -183,20 +176,26 @@ WHERE job.id = ANY (ARRAY (
 RETURNING job.id, job.claims, job.job_key, job.payload, job.queue, job.priority, job.attempts, job.max_attempts,
           job.crashes, to_char(job.created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'), job.options;
 
--- What the worker itself runs ends before it claims a suspect, so it takes no room from it.
--- :name has_suspect
-SELECT EXISTS (
-    SELECT 1
-    FROM background_service_jobs AS suspect
-    LEFT JOIN background_service_queues AS setting ON setting.name = suspect.queue
-    WHERE suspect.status = 'PENDING' AND suspect.crashes > 0
-      AND suspect.job_key = ANY (%(keys)s::text[])
-      AND (%(queues)s::text[] IS NULL OR suspect.queue = ANY (%(queues)s::text[]))
-      AND NOT COALESCE(setting.paused, false)
-      AND (setting.running_limit IS NULL OR setting.running_limit > (
-          SELECT COUNT(*) FROM background_service_jobs AS running
-          WHERE running.status = 'RUNNING' AND running.queue = suspect.queue AND running.worker <> %(worker)s))
-);
+-- What a turn tells beside the jobs it claimed, in one row: when the next is due, whether a suspect waits, and which of
+-- the worker's jobs somebody wants to end. What the worker itself runs ends before it claims a suspect, so it takes no
+-- room from it.
+-- :name news
+SELECT (SELECT MIN(run_at) FROM background_service_jobs WHERE status = 'SCHEDULED'),
+       EXISTS (
+           SELECT 1
+           FROM background_service_jobs AS suspect
+           LEFT JOIN background_service_queues AS setting ON setting.name = suspect.queue
+           WHERE suspect.status = 'PENDING' AND suspect.crashes > 0
+             AND suspect.job_key = ANY (%(keys)s::text[])
+             AND (%(queues)s::text[] IS NULL OR suspect.queue = ANY (%(queues)s::text[]))
+             AND NOT COALESCE(setting.paused, false)
+             AND (setting.running_limit IS NULL OR setting.running_limit > (
+                 SELECT COUNT(*) FROM background_service_jobs AS running
+                 WHERE running.status = 'RUNNING' AND running.queue = suspect.queue AND running.worker <> %(worker)s))
+       ),
+       (SELECT array_agg(ARRAY[job.id, job.claims]) FROM background_service_jobs AS job
+        WHERE job.id = ANY (ARRAY (SELECT job_id FROM background_service_cancellations))
+          AND job.status || '' = 'RUNNING' AND job.worker + 0 = %(worker)s);
 
 -- :name has_ready
 SELECT EXISTS (

@@ -91,6 +91,21 @@ def new_jobs(jobs: Sequence[NewJob], now: datetime) -> Mapping[str, object]:
     }
 
 
+def copied_job(job_id: int, job: NewJob, now: datetime) -> Row:
+    """Return a job as a row of `copy_jobs`. now: as `to_moment` returns it."""
+    due = None if job.run_at is None else to_due(job.run_at)
+    status = status_of(job)
+    return (
+        job_id, job.key, job.payload, job.priority, job.max_attempts, status, job.queue, due, job.options, now, now
+    )  # fmt: skip
+
+
+COPIED_TYPES = (
+    "int8", "text", "text", "int8", "int8", "text", "text", "timestamptz", "text", "timestamptz", "timestamptz"
+)  # fmt: skip
+"""Of the columns of `copied_job`: binary COPY converts nothing."""
+
+
 def status_of(job: NewJob) -> str:
     """Return the status that a job begins with."""
     return JobStatus.PENDING.value if job.run_at is None else JobStatus.SCHEDULED.value

@@ -6,6 +6,7 @@ back, however many they are.
 
 from __future__ import annotations
 
+import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_LIST: Final = re.compile(r"%\((\w+)\)s::(\w+)\[\]")
 _TRIES: Final = 8
 """How often a transaction is begun anew that the server undid because of others."""
 
@@ -35,7 +37,7 @@ class Session:
 
     def __init__(self, sql: Mapping[str, str], *, durability: Durability, wait: float) -> None:
         """wait: seconds to wait for a lock."""
-        self._sql = sql
+        self._sql = {name: _binary_lists(statement) for name, statement in sql.items()}
         self.settings = {
             "wait": f"{max(int(wait * 1000), 1)}ms",
             "durable": "off" if durability == "relaxed" else "on",
@@ -62,10 +64,10 @@ class Session:
         row = self.send(connection, statement, parameters).fetchone()
         return None if row is None else row[0]
 
-    def begin(self, connection: Connection[Any], how: str) -> None:
-        """Begin a transaction that writes. how: 'begin_turn' or 'begin_write'."""
+    def begin(self, connection: Connection[Any]) -> None:
+        """Begin a transaction that writes."""
         connection.execute(WRITE)
-        self.send(connection, how, self.settings)
+        self.send(connection, "begin_write", self.settings)
 
 
 class Database:
@@ -106,7 +108,7 @@ class Database:
 
         def in_a_transaction(connection: Connection[Any]) -> T:
             with connection.pipeline():
-                self._session.begin(connection, "begin_write")
+                self._session.begin(connection)
                 result = act(connection)
                 connection.execute("COMMIT")
             return result
@@ -149,7 +151,6 @@ class Database:
             raise translate(error, self._address.name) from error
 
 
-def only(rows: Sequence[tuple[Any, ...]]) -> Any:
-    """Return the value of the one row of one column."""
-    ((value,),) = rows
-    return value
+def _binary_lists(statement: str) -> str:
+    """Return a statement whose lists travel in binary form: as text, every element is quoted here and parsed there."""
+    return _LIST.sub(r"%(\1)b::\2[]", statement)

@@ -9,7 +9,7 @@ from contextlib import suppress
 from functools import partial
 from importlib.metadata import version
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 import psycopg
@@ -17,7 +17,7 @@ import psycopg
 from sidework.model.job import LostJob
 from sidework.storage.contract import Renewal, Turn, Want
 from sidework.storage.postgres import examine, migrate, rows
-from sidework.storage.postgres.callers import Callers, insertion
+from sidework.storage.postgres.callers import INSERT_JOB, Callers, copy, insertion
 from sidework.storage.postgres.connect import Address, blames_a_row, may_try_again, translate
 from sidework.storage.postgres.doorbell import PostgresDoorbell, Ringer
 from sidework.storage.postgres.lines import hold_on_our_own
@@ -27,6 +27,7 @@ from sidework.storage.postgres.place import here
 from sidework.storage.postgres.pool import Connections
 from sidework.storage.postgres.seat import LEASE, Heartbeat, PostgresMembership
 from sidework.storage.postgres.session import Database, Session
+from sidework.storage.postgres.single import SingleInsert
 from sidework.storage.postgres.steer import Steering
 from sidework.storage.postgres.transaction import PostgresAsyncJobTransaction, PostgresJobTransaction, Workshop
 from sidework.storage.postgres.turn import Turning
@@ -63,17 +64,30 @@ T = TypeVar("T")
 BEYOND_A_LOCK = 30.0
 """Seconds that a server may be silent beyond the longest wait for a lock, where more than SILENCE is waited for one."""
 
+COPY_FROM: Final = 50
+"""From so many jobs on, COPY and the numbers that it needs are worth three ways to the server more."""
+
 
 class PostgresStorage:
     """A PostgreSQL database that holds jobs. Constructing it does no I/O; methods may be called from any thread."""
 
-    def __init__(self, url: str, *, durability: Durability = "full", wait: float = 10.0, notify: bool = True) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        durability: Durability = "full",
+        wait: float = 10.0,
+        notify: bool = True,
+        listen_url: str | None = None,
+    ) -> None:
         """Remember where the database is.
 
         durability: "full" (as durable as the server is set to be) or "relaxed" (a crash of the server may lose the
-        last ones). wait: seconds to wait for a lock before DatabaseBusy. notify: whether to ring other processes.
+        last ones). wait: seconds to wait for a lock before DatabaseBusy. notify: whether to ring other processes, and
+        to listen. listen_url: where to listen; None: there too.
         """
         self._address = Address(url)
+        self._listens_at = None if listen_url is None else Address(listen_url)
         self._durability = durability
         self._notify = notify
         self._identity: str | None = None
@@ -82,6 +96,7 @@ class PostgresStorage:
         )
         self._database = Database(self._address, self._session, patience=max(SILENCE, wait + BEYOND_A_LOCK))
         self._at_leisure = Database(self._address, self._session, patience=None, shared=self._database.connections)
+        self._single = SingleInsert(INSERT_JOB, self._session.text("settings_for_good"), self._session.settings)
         self._here = here()
         self._turning = Turning(self._session)
         self._looking = Looking(self._session, self._here)
@@ -134,11 +149,12 @@ class PostgresStorage:
         """Insert jobs in a transaction of their own."""
 
         def act(connection: Connection[Any]) -> list[int]:
-            alone = len(jobs) == 1 and jobs[0].unique_key is None  # with a key it may have to wait for somebody's lock
-            if alone and self._durability == "full":  # one statement is a transaction of its own
-                return hold_on_our_own(connection, insertion(jobs, now))
+            if len(jobs) == 1 and self._single.fits(connection, jobs[0]):
+                return [self._single.insert(connection, jobs[0], now)]
             with connection.transaction():
                 self._session.send(connection, "begin_write", self._session.settings)
+                if len(jobs) >= COPY_FROM and all(job.unique_key is None for job in jobs):
+                    return copy(connection, jobs, now)
                 return hold_on_our_own(connection, insertion(jobs, now))
 
         ids = self._database.repeat(act)
@@ -235,11 +251,12 @@ class PostgresStorage:
 
     def _turn_one_by_one(self, worker: int, settle: Sequence[Outcome], want: Want, now: datetime) -> Turn:
         """Settle each outcome in a transaction of its own, so that what the database refuses holds up nobody else."""
+        self.check_worker(worker)
         refused: set[Claim] = set()
         failed: dict[Claim, str] = {}
         for outcome in settle:
             try:
-                if not self._again(partial(self._turning.settle_one, outcome=outcome, now=now)):
+                if not self._again(partial(self._turning.settle_one, worker=worker, outcome=outcome, now=now)):
                     refused.add(outcome.claim)
             except psycopg.Error as error:
                 if not blames_a_row(error):
@@ -322,7 +339,7 @@ class PostgresStorage:
 
     def doorbell(self) -> PostgresDoorbell:
         """Return a new doorbell."""
-        return PostgresDoorbell(self._address, listen=self._notify)
+        return PostgresDoorbell(self._address, listen=self._notify, listens_at=self._listens_at)
 
     def _ring(self) -> None:
         if self._notify:

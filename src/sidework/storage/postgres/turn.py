@@ -8,7 +8,7 @@ from sidework.errors import WorkerLost
 from sidework.model.job import Claim
 from sidework.storage.contract import Turn
 from sidework.storage.postgres import rows
-from sidework.storage.postgres.session import only
+from sidework.storage.postgres.session import WRITE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -37,29 +37,27 @@ class Turning:
         """
         moment = {"now": rows.to_moment(now)}
         with connection.pipeline():
-            self._session.begin(connection, "begin_turn")
-            self._send(connection, "demand_worker", {"worker": worker})
+            self._begin(connection, worker)
             settled = self._send(connection, "settle", rows.outcomes(_in_order(settle), now)) if settle else None
             self._send(connection, "cancel_what_was_asked_for", moment)
             self._send(connection, "forget_cancellations", None)
             self._send(connection, "promote", moment)
             claimed = self._claim(connection, worker, want, moment)
-            cancel = self._send(connection, "cancellations_of_worker", {"worker": worker})
-            due = self._send(connection, "next_due", None)
-            suspects = self._send(connection, "has_suspect", {"worker": worker} | _place(want))
+            news = self._send(connection, "news", {"worker": worker} | _place(want))
             connection.execute("COMMIT")
+        ((due, suspects, cancel),) = news.fetchall()
         return Turn(
             refused=_refused(settle, settled),
             claimed=_claimed(claimed),
-            cancel=frozenset(Claim(job_id, number) for job_id, number in cancel.fetchall()),
-            next_due=rows.maybe_utc(only(due.fetchall())),
-            suspects=only(suspects.fetchall()),
+            cancel=frozenset(Claim(job_id, number) for job_id, number in cancel or ()),
+            next_due=rows.maybe_utc(due),
+            suspects=suspects,
         )
 
-    def settle_one(self, connection: Connection[Any], outcome: Outcome, now: datetime) -> bool:
+    def settle_one(self, connection: Connection[Any], worker: int, outcome: Outcome, now: datetime) -> bool:
         """Write one outcome in a transaction of its own; False: its claim no longer holds the job."""
         with connection.pipeline():
-            self._session.begin(connection, "begin_turn")
+            self._begin(connection, worker)
             settled = self._send(connection, "settle", rows.outcomes([outcome], now))
             connection.execute("COMMIT")
         return bool(settled.fetchall())
@@ -75,6 +73,10 @@ class Turning:
     def any_ready(self, connection: Connection[Any], want: Want) -> bool:
         """Whether a job is ready, be there room for it or not. Those of paused queues do not count."""
         return bool(self._session.one(connection, "has_ready", _place(want)))
+
+    def _begin(self, connection: Connection[Any], worker: int) -> None:
+        connection.execute(WRITE)
+        self._send(connection, "begin_turn", {**self._session.settings, "worker": worker})
 
     def _claim(
         self, connection: Connection[Any], worker: int, want: Want, moment: Mapping[str, object]
