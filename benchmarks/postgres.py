@@ -34,16 +34,16 @@ from sidework.clock import SystemClock
 from sidework.storage.statements import load
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent))
+sys.path.insert(0, str(HERE))
 
-from tests.postgres_server import Server, new_database  # noqa: E402 - it lies beside this folder, in no package
+from postgres_ground import synced_server  # noqa: E402 - it lies beside this file, in no package
+from tests.postgres_server import new_database  # noqa: E402 - `postgres_ground` knows where the tests are
 
 SQL = load(HERE / "postgres.sql")
 BATCH = 1000
 THREADS = 4
 PAUSE = 0.03
 """Seconds between two jobs of `pickup`, so that the service is idle before each."""
-SYNCED = {"fsync": "on", "full_page_writes": "on", "shared_buffers": "256MB", "max_wal_size": "4GB"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,7 @@ class Place:
 def main() -> None:
     """Measure, print, and write JSON."""
     wish = arguments()
-    with server(wish.server) as url:
+    with synced_server(wish.server) as url:
         place = Place(server=url, runs=wish.runs, jobs=wish.jobs)
         figures: list[Figure] = []
         for name in wish.names or MEASUREMENTS:
@@ -83,20 +83,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--server", help="the URL of a server to use instead of one of this run's own")
     parser.add_argument("--output", type=Path, default=HERE / "postgres.json")
     return parser.parse_args()
-
-
-@contextmanager
-def server(named: str | None) -> Iterator[str]:
-    """Yield the URL of a server that syncs each commit."""
-    if named:
-        yield named
-        return
-    own = Server(**SYNCED)
-    try:
-        own.start()
-        yield own.url
-    finally:
-        own.remove()
 
 
 def settings_of(url: str) -> dict[str, str]:

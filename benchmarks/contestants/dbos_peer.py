@@ -1,4 +1,4 @@
-"""DBOS on SQLite. Its own queue; fastest by its documentation: a polling interval of a millisecond."""
+"""DBOS on SQLite or PostgreSQL. Its own queue; fastest by its documentation: a polling interval of a millisecond."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Dbos:
         """Register the workflow, then launch; only the worker listens to the queue."""
         config = DBOSConfig(
             name="benchmark",
-            system_database_url=f"sqlite:///{database}",
+            system_database_url=database if "://" in database else f"sqlite:///{database}",
             run_admin_server=False,
             log_level="ERROR",
             application_version="1",

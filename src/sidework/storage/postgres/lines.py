@@ -244,8 +244,8 @@ class _Asyncpg:
         return bool(self.connection.is_in_transaction())
 
     async def send(self, sql: str, parameters: Mapping[str, Any]) -> Rows:
-        text, values = numbered(sql, parameters)
-        return [tuple(row) for row in await self.connection.fetch(text, *values)]
+        text, names = numbered(sql)
+        return [tuple(row) for row in await self.connection.fetch(text, *(parameters[name] for name in names))]
 
     def is_refusal(self, error: Exception) -> bool:
         return type(error).__module__.startswith("asyncpg")
@@ -314,8 +314,8 @@ class _AsyncAlchemy:
 def _sent_by_alchemy(connection: Any, sql: str, parameters: Mapping[str, Any]) -> Rows:
     """Send by SQLAlchemy's own connection, in the placeholders of its driver, so that it begins as it always does."""
     if connection.dialect.paramstyle == "numeric_dollar":
-        text, values = numbered(sql, parameters)
-        result = connection.exec_driver_sql(text, tuple(values))
+        text, names = numbered(sql)
+        result = connection.exec_driver_sql(text, tuple(parameters[name] for name in names))
     elif connection.dialect.paramstyle in ("pyformat", "format"):
         result = connection.exec_driver_sql(sql, dict(parameters))
     else:
@@ -325,8 +325,8 @@ def _sent_by_alchemy(connection: Any, sql: str, parameters: Mapping[str, Any]) -
     return [tuple(row) for row in result] if result.returns_rows else []
 
 
-def numbered(sql: str, parameters: Mapping[str, Any]) -> tuple[str, list[Any]]:
-    """Return a statement with $1, $2, … and the values in that order."""
+def numbered(sql: str) -> tuple[str, tuple[str, ...]]:
+    """Return a statement with $1, $2, … and the names of the parameters in that order."""
     names: list[str] = []
 
     def number(found: re.Match[str]) -> str:
@@ -334,8 +334,7 @@ def numbered(sql: str, parameters: Mapping[str, Any]) -> tuple[str, list[Any]]:
             names.append(found[1])
         return f"${names.index(found[1]) + 1}"
 
-    text = _PARAMETER.sub(number, sql)
-    return text, [parameters[name] for name in names]
+    return _PARAMETER.sub(number, sql), tuple(names)
 
 
 def _is_of_a_database(error: Exception) -> bool:

@@ -38,7 +38,8 @@ class SingleInsert:
 
     def __init__(self, statement: str, settings: str, parameters: Mapping[str, str]) -> None:
         """settings: a statement that fits a connection out for this, once, and its parameters."""
-        self._statement = statement
+        text, self._names = numbered(statement)
+        self._statement = text.encode()
         self._settings = settings
         self._parameters = parameters
         self._ready: WeakSet[Connection[Any]] = WeakSet()
@@ -49,18 +50,18 @@ class SingleInsert:
 
     def insert(self, connection: Connection[Any], job: NewJob, now: datetime) -> int:
         """Insert and commit a job; return its id. Raises psycopg.Error."""
-        text, values = numbered(self._statement, rows.new_job(job, now))
+        values = rows.new_job(job, now)
         if connection not in self._ready:
-            self._prepare(connection, text)
-        result = _run(connection.pgconn, [_binary(value) for value in values])
+            self._prepare(connection)
+        result = _run(connection.pgconn, [_binary(values[name]) for name in self._names])
         found = result.get_value(0, 0)
         if result.status != pq.ExecStatus.TUPLES_OK or found is None:
             raise errors.error_from_result(result)
         return int(_BIGINT.unpack(found)[0])
 
-    def _prepare(self, connection: Connection[Any], text: str) -> None:
+    def _prepare(self, connection: Connection[Any]) -> None:
         connection.execute(self._settings, self._parameters)
-        result = connection.pgconn.prepare(_NAME, text.encode())
+        result = connection.pgconn.prepare(_NAME, self._statement)
         if result.status != pq.ExecStatus.COMMAND_OK:
             raise errors.error_from_result(result)
         self._ready.add(connection)
