@@ -1,4 +1,4 @@
-"""sidework beside other queues on one database, on this machine, in this run; each with its fastest documented settings.
+"""sidework beside other queues on one database, on this machine, in this run; each at its documented fastest.
 
     python benchmarks/peers.py [NAME]... [--runs 3] [--jobs 5000] [--folder DISK] [--output benchmarks/peers.json]
     python benchmarks/peers.py --postgres [NAME]... [--output benchmarks/peers-postgres.json]
@@ -32,7 +32,7 @@ from sidework.cli.bench.machine import look_at
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from postgres_ground import create_database, synced_server  # noqa: E402 - it lies beside this file, in no package
+from postgres_ground import create_database, synced_server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,7 +59,7 @@ class Peer:
     ends: bool = False
     """Whether its worker comes to an end when nothing is left; else the drain ends with the start of the last job."""
     drains: float = 0.2
-    """How many jobs are drained, as a multiple of --jobs: the fast need more, to be seen beside their beginning and end."""
+    """How many jobs are drained, as a multiple of --jobs: the fast need more, beside their beginning and end."""
     python: str | None = None
     """The interpreter, where it does not work with the one that runs this."""
 

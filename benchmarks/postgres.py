@@ -13,18 +13,16 @@ import itertools
 import json
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 from msgspec import to_builtins
 
-from sidework import BackgroundService
 from sidework.cli.bench.figure import Figure, Goal, figure, percentile
 from sidework.cli.bench.handlers import build_service
 from sidework.cli.bench.machine import look_at
@@ -32,6 +30,11 @@ from sidework.cli.bench.processes import Process, drain, running_service
 from sidework.cli.bench.site import seconds_of, take_turns
 from sidework.clock import SystemClock
 from sidework.storage.statements import load
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from sidework import BackgroundService
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))

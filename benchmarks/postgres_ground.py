@@ -1,4 +1,4 @@
-"""A PostgreSQL server for a benchmark: started and removed by it, with every commit synced before it is acknowledged."""
+"""A PostgreSQL server for a benchmark: started and removed by it; every commit is synced before it is acknowledged."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tests.postgres_server import Server  # noqa: E402 - the tests lie beside this folder, in no package
+from tests.postgres_server import Server
 
 SYNCED = {"fsync": "on", "full_page_writes": "on", "shared_buffers": "256MB", "max_wal_size": "4GB"}
 

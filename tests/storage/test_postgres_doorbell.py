@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
 import pytest
@@ -133,3 +134,43 @@ def test_it_listens_again_after_its_connection_was_lost(
         pass
     put(other)
     assert heard(bell)
+
+
+def test_it_listens_elsewhere_if_told_to_and_rings_there(postgres_database: str, other: Storage) -> None:
+    store = open_storage(postgres_database, listen_url=postgres_database)
+    bell = store.doorbell()
+    assert bell.mechanism == "LISTEN/NOTIFY by listen_url"
+    bell.changed()
+    put(other)
+    assert heard(bell)
+    bell.close()
+    store.close()
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [("/postgres", "leads to another database"), ("/nowhere_at_all", "listen_url cannot be used")],
+)
+def test_a_listen_url_that_does_not_hear_our_rings_is_told_and_not_used(
+    storage: Storage, postgres_database: str, path: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sidework.storage.postgres.listening.PROBE", 0.1)
+    assert storage.name
+    elsewhere = urlunsplit(urlsplit(postgres_database)._replace(path=path))
+    store = open_storage(postgres_database, listen_url=elsewhere)
+    bell = store.doorbell()
+    assert bell.mechanism.startswith("polling")
+    assert words in bell.mechanism
+    assert asyncio.run(bell.wait(LONG))
+    bell.close()
+    store.close()
+
+
+def test_nobody_is_rung_by_who_was_told_not_to(bell: Doorbell, postgres_database: str) -> None:
+    silent = open_storage(postgres_database, notify=False)
+    put(silent)
+    with closing(psycopg.connect(postgres_database)) as connection:
+        silent.insert_with(connection, [job()], now=NOON)
+        connection.commit()
+    silent.close()
+    assert not heard(bell, 0.1)

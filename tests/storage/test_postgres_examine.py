@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
 from tests.storage.crew import job, put
 
+from sidework.clock import SystemClock
 from sidework.errors import DatabaseUnavailable, NotMigrated, NotOurTable, SchemaTooNew
 from sidework.model.health import Level
 from sidework.storage.open import open_storage
@@ -17,6 +19,7 @@ from sidework.storage.postgres import examine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from datetime import datetime
 
     from sidework.model.health import Finding
     from sidework.storage.contract import Storage
@@ -65,6 +68,43 @@ def test_who_keeps_a_transaction_open_is_named(
     assert finding.level is Level.NOTICE
     assert f"process {raw.info.backend_pid} of sidework (idle in transaction)" in finding.text
     assert "forgotten" in finding.text
+
+
+def test_who_has_written_and_is_idle_is_named_too(
+    storage: Storage, raw: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a snapshot of its own it holds back vacuum by the number of its transaction."""
+    monkeypatch.setattr(examine, "LONG_TRANSACTION", 0.0)
+    raw.execute("BEGIN")
+    raw.execute("INSERT INTO background_service_jobs (job_key) VALUES ('kept back')")
+    finding = found(storage, "oldest transaction")
+    assert (finding.level, "kept back" in finding.text) == (Level.NOTICE, True)
+
+
+def test_dead_rows_that_outnumber_the_living_are_counted(
+    storage: Storage, raw: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(storage, *[job()] * 30)
+    raw.execute("DELETE FROM background_service_jobs WHERE id > 5")
+    raw.execute("SELECT pg_stat_force_next_flush()")
+    assert found(storage, "dead rows").level is Level.WELL  # so few are always there
+    monkeypatch.setattr(examine, "MANY_DEAD_ROWS", 20)
+    finding = found(storage, "dead rows")
+    assert finding.level is Level.NOTICE
+    assert finding.text.startswith("25 beside")
+
+
+@pytest.mark.parametrize(("ahead", "words"), [(-3600, "3600.0 s ahead of"), (3600, "3600.0 s behind")])
+def test_clocks_that_differ_are_told(storage: Storage, monkeypatch: pytest.MonkeyPatch, ahead: int, words: str) -> None:
+    assert found(storage, "clock").level is Level.WELL
+
+    class WrongClock:
+        def now(self) -> datetime:
+            return SystemClock().now() + timedelta(seconds=ahead)
+
+    monkeypatch.setattr(examine, "SystemClock", WrongClock)
+    finding = found(storage, "clock")
+    assert (finding.level, words in finding.text) == (Level.NOTICE, True)
 
 
 def test_an_index_that_is_missing_is_named(storage: Storage, raw: psycopg.Connection[Any]) -> None:

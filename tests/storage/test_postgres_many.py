@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -162,6 +163,18 @@ def test_waiting_for_a_lock_ends_with_the_remedy(
     impatient.close()
 
 
+def test_a_single_enqueue_waits_for_a_lock_no_longer_than_it_was_told_to(
+    postgres_database: str, raw: psycopg.Connection[Any]
+) -> None:
+    raw.execute("LOCK TABLE background_service_jobs")
+    hasty = open_storage(postgres_database, wait=0.05)
+    with pytest.raises(DatabaseBusy, match="sidework doctor"):
+        put(hasty)
+    raw.rollback()
+    put(hasty)
+    hasty.close()
+
+
 def test_two_that_lock_in_a_circle_are_both_served(
     storage: Storage, raw: psycopg.Connection[Any], postgres_database: str
 ) -> None:
@@ -236,6 +249,45 @@ def test_an_outcome_that_the_database_refuses_does_not_hold_up_its_neighbours(
     assert "background_service_jobs_result_check" in turn.failed[held[1].claim]
     expected = [JobStatus.COMPLETED, JobStatus.RUNNING, JobStatus.COMPLETED, JobStatus.COMPLETED]
     assert [status(storage, job_id) for job_id in given] == expected
+
+
+@pytest.mark.parametrize("count", [1, 2, 60])
+def test_a_job_is_the_same_by_whatever_way_it_comes_in(storage: Storage, count: int) -> None:
+    """One goes by a statement prepared by hand, a few by arrays, many by COPY."""
+    text = "é\n\\\t\N{GRINNING FACE}"
+    payload = json.dumps({"n": text}, ensure_ascii=False)
+    plain = [job(payload=payload, priority=-3, max_attempts=7, queue="späße", options='{"timeout":1}')]
+    late = [job(payload=None, run_at=at(90.0005))]
+    first = put(storage, *plain * count, time=1.0009)
+    second = put(storage, *late * count)
+    assert first + second == sorted(first + second)
+    for job_id in first:
+        found = look(storage, job_id)
+        assert (found.payload, found.priority, found.max_attempts, found.queue, found.status, found.run_at) == (
+            {"n": text}, -3, 7, "späße", JobStatus.PENDING, None
+        )  # fmt: skip
+        assert (found.created_at, found.updated_at) == (at(1), at(1))
+    for job_id in second:
+        found = look(storage, job_id)
+        assert (found.payload, found.status, found.run_at) == (None, JobStatus.SCHEDULED, at(90.001))
+
+
+@pytest.mark.parametrize("count", [1, 60])
+def test_what_the_database_refuses_leaves_the_connection_usable(storage: Storage, count: int) -> None:
+    with pytest.raises(DatabaseUnavailable, match="invalid byte sequence"):
+        put(storage, *[job(queue="a\0b")] * count)
+    assert len(put(storage, *[job()] * count)) == count
+    assert storage.counts()[JobStatus.PENDING] == count
+
+
+def test_single_and_many_are_as_durable_as_was_asked_for(postgres_database: str, storage: Storage) -> None:
+    assert storage.name
+    for durability, setting in (("full", "on"), ("relaxed", "off")):
+        store = open_storage(postgres_database, durability=durability)  # type: ignore[arg-type]
+        put(store)
+        with store._database.connections.one() as connection:  # type: ignore[attr-defined]
+            assert connection.execute("SHOW synchronous_commit").fetchone() == (setting,)
+        store.close()
 
 
 def test_connections_that_the_server_has_closed_are_not_used_again(

@@ -63,7 +63,9 @@ def connection(postgres_database: str) -> Iterator[psycopg.Connection[Any]]:
         with pytest.raises(psycopg.errors.DivisionByZero):
             connection.execute(STATEMENTS["begin_turn"], {"wait": "1s", "durable": "on", "worker": 1})
         connection.rollback()
-        connection.execute("INSERT INTO background_service_workers VALUES (1, 'w', '', 1, '', 1, NULL, '[]', now(), now(), now())")
+        connection.execute(
+            "INSERT INTO background_service_workers VALUES (1, 'w', '', 1, '', 1, NULL, '[]', now(), now(), now())"
+        )
         connection.execute(STATEMENTS["begin_turn"], {"wait": "1s", "durable": "on", "worker": 1})
         yield connection
 

@@ -47,7 +47,7 @@ class Listening:
         return f"{POLLS}: {self._why}"
 
     def begin(self) -> Connection[Any] | None:
-        """Return a connection that listens, or None. Raises DatabaseUnavailable for the database, not for listen_url."""
+        """Return a connection that listens, or None. Raises DatabaseUnavailable, but not for listen_url."""
         self._why = "the connection that listened was lost" if self._wanted else self._why
         if not self._wanted:
             return None

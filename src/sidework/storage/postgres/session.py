@@ -16,7 +16,7 @@ from sidework.storage.postgres.connect import Unanswered, may_try_again, transla
 from sidework.storage.postgres.pool import Connections
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping
 
     from psycopg import Connection, Cursor
 
