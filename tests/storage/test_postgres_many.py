@@ -285,7 +285,7 @@ def test_single_and_many_are_as_durable_as_was_asked_for(postgres_database: str,
     for durability, setting in (("full", "on"), ("relaxed", "off")):
         store = open_storage(postgres_database, durability=durability)  # type: ignore[arg-type]
         put(store)
-        with store._database.connections.one() as connection:  # type: ignore[attr-defined]
+        with store._database.connections.one(None) as connection:  # type: ignore[attr-defined]
             assert connection.execute("SHOW synchronous_commit").fetchone() == (setting,)
         store.close()
 

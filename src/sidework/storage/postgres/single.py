@@ -7,7 +7,6 @@ binary form. What this cannot do is left to the common way: a pooler, an encodin
 
 from __future__ import annotations
 
-import select
 import struct
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
@@ -15,12 +14,13 @@ from weakref import WeakSet
 
 import psycopg
 from psycopg import errors, pq
+from psycopg.waiting import Ready, Wait
 
 from sidework.storage.postgres import rows
 from sidework.storage.postgres.lines import numbered
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Generator, Mapping
 
     from psycopg import Connection
     from psycopg.pq.abc import PGconn, PGresult
@@ -53,7 +53,10 @@ class SingleInsert:
         values = rows.new_job(job, now)
         if connection not in self._ready:
             self._prepare(connection)
-        result = _run(connection.pgconn, [_binary(values[name]) for name in self._names])
+        server = connection.pgconn
+        parameters = [_binary(values[name]) for name in self._names]
+        server.send_query_prepared(_NAME, parameters, [pq.Format.BINARY] * len(parameters), pq.Format.BINARY)
+        result: PGresult = connection.wait(_answer(server))
         found = result.get_value(0, 0)
         if result.status != pq.ExecStatus.TUPLES_OK or found is None:
             raise errors.error_from_result(result)
@@ -61,25 +64,21 @@ class SingleInsert:
 
     def _prepare(self, connection: Connection[Any]) -> None:
         connection.execute(self._settings, self._parameters)
-        result = connection.pgconn.prepare(_NAME, self._statement)
+        connection.pgconn.send_prepare(_NAME, self._statement)
+        result: PGresult = connection.wait(_answer(connection.pgconn))
         if result.status != pq.ExecStatus.COMMAND_OK:
             raise errors.error_from_result(result)
         self._ready.add(connection)
 
 
-def _run(server: PGconn, values: list[bytes | None]) -> PGresult:
-    """Send the prepared statement and wait for its answer; a signal is heard meanwhile."""
-    server.send_query_prepared(_NAME, values, [pq.Format.BINARY] * len(values), pq.Format.BINARY)
-    poll = select.poll()
-    poll.register(server.socket, select.POLLIN)
+def _answer(server: PGconn) -> Generator[Wait, Ready, PGresult]:
+    """Send what waits to be sent, and take in the answer, as psycopg waits: with patience, and open to signals."""
     while server.flush():
-        poll.modify(server.socket, select.POLLIN | select.POLLOUT)
-        poll.poll()
-        server.consume_input()
-    poll.modify(server.socket, select.POLLIN)
+        if (yield Wait.RW) & Ready.R:
+            server.consume_input()
     while server.is_busy():
-        poll.poll()
-        server.consume_input()
+        if (yield Wait.R):
+            server.consume_input()
     result = server.get_result()
     if result is None:
         raise psycopg.OperationalError("the server gave no answer")
