@@ -71,7 +71,7 @@ class SingleInsert:
         self._ready.add(connection)
 
 
-def _answer(server: PGconn) -> Generator[Wait, Ready, PGresult]:
+def _answer(server: PGconn) -> Generator[Wait, Ready | int, PGresult]:
     """Send what waits to be sent, and take in the answer, as psycopg waits: with patience, and open to signals."""
     while server.flush():
         if (yield Wait.RW) & Ready.R:
