@@ -375,6 +375,18 @@ def test_an_idle_worker_is_stopped_and_says_where_the_jobs_are(path: Path, targe
     )
 
 
+def test_a_worker_that_waits_at_the_target_already_begins_when_everything_is_there(path: Path, target: str) -> None:
+    service = fill(path)
+    last = service.enqueue("greet", {"name": "last"})
+    service.close()
+    there = build(target)
+    with there:
+        run(path, target)
+        assert there.wait(last, 60).result == "hello last\\n"
+    there.close()
+    assert counts(target)["SCHEDULED"] == 1
+
+
 def test_what_does_not_end_in_time_is_named_and_everything_is_as_before(path: Path, target: str, gate: Gate) -> None:
     gate.service.enqueue("wait", {"name": "first"})
     gate.service.start()
