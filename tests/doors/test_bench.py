@@ -21,7 +21,7 @@ TINY = ("--runs", 1, "--jobs", 40, "--seconds", 0.1, "--rows", 50)
 EXPECTED = {
     "pickup": {"p50", "p99", "idle", "resident"},
     "effects": {"jobs that write through db"},
-    "enqueue": {"one by one", "8 threads", "enqueue_many"},
+    "enqueue": {"one by one", "bare INSERTs into our table", "8 threads", "enqueue_many"},
     "beside": {"enqueue beside a drain, p50", "enqueue beside a drain, p99", "enqueue beside a drain, longest"},
     "drain": {"no-op jobs, one service"},
     "sharing": {"two services on one file, together", "the smaller share"},

@@ -261,8 +261,8 @@ def test_each_id_is_that_of_its_job_whatever_triggers_do(
     for _ in range(2):
         ids = store.insert([job(key) for key in keys], now=NOON)
         with closing(sqlite3.connect(path)) as other:
-            there = [kept(path)[job_id] for job_id in ids]
-            assert there == keys
+            there = kept(path)
+            assert [there[job_id] for job_id in ids] == keys
             count = other.execute("SELECT COUNT(*) FROM background_service_jobs WHERE job_key GLOB 'k[0-9]*'")
             assert count.fetchone()[0] >= many
     assert len(kept(path)) == 2 * many * (1 + (triggers == FOLLOWS_EACH)) + 2 * (triggers == SWAPS and many > 3)

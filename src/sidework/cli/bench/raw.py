@@ -9,6 +9,7 @@ from contextlib import closing, contextmanager
 from importlib.resources import files
 from pathlib import Path
 
+from sidework import BackgroundService
 from sidework.cli.bench.site import Site, remove, seconds_of
 from sidework.storage.statements import load
 
@@ -38,6 +39,21 @@ def inserts_per_second(site: Site, count: int) -> float:
                 insert(connection, sql, n)
 
         return count / seconds_of(work)
+
+
+def inserts_into_our_table_per_second(site: Site, count: int) -> float:
+    """Commit row by row into the tables of a service, with all their indexes and checks."""
+    database, sql = site.fresh(), statements()
+    BackgroundService(database).migrate()
+    with closing(connect(database)) as connection:
+
+        def work() -> None:
+            for n in range(count):
+                connection.execute(sql["insert_ours"], _row(n))
+
+        rate = count / seconds_of(work)
+    remove(database)
+    return rate
 
 
 def bulk_per_second(site: Site, count: int) -> float:

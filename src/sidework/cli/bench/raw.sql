@@ -25,6 +25,9 @@ CREATE TABLE effects (id INTEGER PRIMARY KEY, n INTEGER NOT NULL);
 -- :name insert
 INSERT INTO raw_jobs (job_key, payload, created_at, updated_at) VALUES (?, ?, ?, ?);
 
+-- :name insert_ours
+INSERT INTO background_service_jobs (job_key, payload, created_at, updated_at) VALUES (?, ?, ?, ?);
+
 -- :name claim
 UPDATE raw_jobs SET status = 'RUNNING', attempts = attempts + 1, last_attempt_at = :now, updated_at = :now
 WHERE id IN (SELECT id FROM raw_jobs WHERE status = 'PENDING' ORDER BY priority DESC, id LIMIT :most)

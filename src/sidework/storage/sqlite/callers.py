@@ -289,7 +289,7 @@ def _is_full(count: int, characters: int) -> bool:
 def _one(job: NewJob, now: str) -> OneJob | UniqueJob:
     """Return the statement of one job. One that is no plain job is inserted as a unique one that has no key."""
     if job.unique_key is None and job.run_at is None and job.options is None:
-        return OneJob((job.key, job.payload, job.priority, job.max_attempts, job.queue, now))
+        return OneJob((job.key, job.payload, job.priority, job.max_attempts, job.queue, now, now))
     return UniqueJob(_row(job, now), (job.key, job.unique_key))
 
 

@@ -4,7 +4,7 @@
 -- What most jobs are: ready at once, and as their handler says. The driver tells the id; RETURNING costs a tenth more.
 -- :name insert_job
 INSERT INTO background_service_jobs (job_key, payload, priority, max_attempts, queue, created_at, updated_at)
-VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?6);
+VALUES (?, ?, ?, ?, ?, ?, ?);
 
 -- Ids grow by one in the order in which the rows are inserted, which is the order of the list.
 -- What all rows share is not in the list, and its arrays end with their last value: each ->> takes the text apart anew.
