@@ -36,6 +36,8 @@ DWELL: Final = 0.004
 KILLS_PER_DATABASE: Final = 250
 PATIENCE: Final = 0.6
 """Seconds after which a victim that did not come to its point is killed where it is."""
+REST_BETWEEN_BIRTHS: Final = 0.045
+"""Seconds: some twenty deaths a second. More of them would measure how fast this machine starts interpreters."""
 FOUNDERS: Final = 6
 """Processes that die while they make the tables, in each database."""
 LONG_PATIENCE: Final = 5.0
@@ -97,6 +99,7 @@ class Campaign:
         self._points: dict[str, dict[str, int]] = {}
         self._tries: dict[str, int] = {}
         """Point -> how many were to end there."""
+        self._next_birth = 0.0
         self._numbers: list[str] = []
         self._deaths: list[tuple[int, float]] = []
         self.figures = KillFigures(seed=seed)
@@ -161,14 +164,23 @@ class Campaign:
         children = {place: self._start(place, folder, log) for place in range(len(PLACES))}
         until = min(self._deadline, now() + KILLS_PER_DATABASE / 5)
         while self.figures.kills - kills_before < KILLS_PER_DATABASE and now() < until:
+            self._bring_one_in(children, folder, log)
             for place, child in list(children.items()):
                 if self._look_after(place, child, log):
-                    children[place] = self._start(place, folder, log)
+                    del children[place]
             time.sleep(0.0003)
         self._end(children, log)
         self._drain(folder, log)
         log.close()
         self._judge(folder)
+
+    def _bring_one_in(self, children: dict[int, Child], folder: Path, log: history.Log) -> None:
+        """Start a child at a place that is empty, if the last one was started long enough ago."""
+        empty = [place for place in range(len(PLACES)) if place not in children]
+        if empty and now() >= self._next_birth:
+            self._next_birth = now() + REST_BETWEEN_BIRTHS
+            place = self._random.choice(empty)
+            children[place] = self._start(place, folder, log)
 
     def _found(self, folder: Path, log: history.Log) -> None:
         """Let those who make the tables die at points that nobody passes later."""
