@@ -2,6 +2,8 @@
 
     sidework bench --json > benchmarks/bench.json
     python benchmarks/peers.py
+    python benchmarks/postgres.py
+    python benchmarks/peers.py --postgres
     python benchmarks/table.py
 
 The README keeps what stands outside the two markers.
@@ -22,6 +24,7 @@ README = HERE.parent / "README.md"
 PAGE = HERE.parent / "docs" / "benchmarks.md"
 CHART = HERE.parent / "docs" / "benchmarks.svg"
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
+ON_POSTGRES = "<!-- figures on PostgreSQL: begin -->", "<!-- figures on PostgreSQL: end -->"
 ACKNOWLEDGED = 0.5
 """From so many syncs an enqueue on, an acknowledged job survives a power cut."""
 Peer = Mapping[str, Any]
@@ -34,15 +37,18 @@ def main() -> None:
     place(README, readme_table(bench, peers["peers"]))
     place(PAGE, "\n\n".join((bench_table(bench), peers_table(peers), "![Jobs a second, drained](benchmarks.svg)")))
     CHART.write_text(chart(peers["peers"]), encoding="utf-8")
+    bench = json.loads((HERE / "postgres.json").read_text(encoding="utf-8"))
+    peers = json.loads((HERE / "peers-postgres.json").read_text(encoding="utf-8"))
+    place(PAGE, "\n\n".join((postgres_table(bench), postgres_peers_table(peers))), ON_POSTGRES)
 
 
-def place(path: Path, text: str) -> None:
+def place(path: Path, text: str, markers: tuple[str, str] = (BEGIN, END)) -> None:
     """Put a text between the markers of a document."""
-    before, begin, rest = path.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
+    before, begin, rest = path.read_text(encoding="utf-8").partition(markers[0])
+    _, end, after = rest.partition(markers[1])
     if not begin or not end:
-        sys.exit(f"{path} lacks the lines {BEGIN} and {END}")
-    path.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
+        sys.exit(f"{path} lacks the lines {markers[0]} and {markers[1]}")
+    path.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
 
 
 # ------------------------------------------------------------------------------------------------------ the README
@@ -132,8 +138,13 @@ def verdict(title: str, *, won: bool) -> str:
 
 def bench_table(bench: Mapping[str, Any]) -> str:
     """Return every figure beside its goal."""
+    return figures_table(bench, f"`sidework bench` on {words_of(bench['machine'])}:")
+
+
+def figures_table(bench: Mapping[str, Any], title: str) -> str:
+    """Return every figure beside its goal, below a title."""
     lines = [
-        f"`sidework bench` on {words_of(bench['machine'])}:",
+        title,
         "",
         "| | median (min - max) | raw | ratio | goal | met |",
     ]
@@ -177,6 +188,47 @@ def peers_table(report: Mapping[str, Any]) -> str:
             f"{amount(middle(peer['idle']))} % | {seconds(peer['after_kill'])} |"
         )
     return "\n".join(lines)
+
+
+def postgres_table(bench: Mapping[str, Any]) -> str:
+    """Return what was measured on PostgreSQL beside psycopg alone."""
+    server = bench["server"]
+    settings = ", ".join(f"{name}={server[name]}" for name in ("synchronous_commit", "fsync", "full_page_writes"))
+    return figures_table(
+        bench,
+        f"`python benchmarks/postgres.py` on PostgreSQL {server['server_version']} ({settings}), "
+        f"load {bench['machine']['load']:.1f}:",
+    )
+
+
+def postgres_peers_table(report: Mapping[str, Any]) -> str:
+    """Return what was measured of each peer on PostgreSQL, and what we promised beside them."""
+    titles = ("", "settings", "enqueue/s", "bulk/s", "drain/s", "pickup p50 / p99", "idle", "after kill -9")
+    lines = [
+        f"`python benchmarks/peers.py --postgres`, load {report['machine']['load']:.1f}:",
+        "",
+        f"| {' | '.join(titles)} |",
+        "|---" * len(titles) + "|",
+    ]
+    for peer in report["peers"]:
+        rates = " | ".join(amount(middle(peer[name])) if peer[name] else "-" for name in ("enqueue", "bulk", "drain"))
+        pickup = f"{amount(middle(peer['pickup_p50']))} / {amount(middle(peer['pickup_p99']))} ms"
+        lines.append(
+            f"| {peer['name']} {peer['version']} | {peer['note']} | {rates} | {pickup} | "
+            f"{amount(middle(peer['idle']))} % | {seconds(peer['after_kill'])} |"
+        )
+    return "\n".join([*lines, "", *drains_beside_peers(report["peers"])])
+
+
+def drains_beside_peers(peers: Sequence[Peer]) -> Iterator[str]:
+    """Yield a line for each goal that a drain has beside others: won, or lost."""
+    ours, *others = peers
+    mine, rates = middle(ours["drain"]), {peer["name"]: middle(peer["drain"]) for peer in others if peer["drain"]}
+    best = max(rates, key=lambda name: rates[name])
+    for name, goal in ((best, 1.5), ("procrastinate", 5), ("oban", 5)):
+        if rates.get(name):
+            times = mine / rates[name]
+            yield f"* {verdict(f'drain beside {name}', won=times >= goal)}: {times:.2g} times, wanted {goal:g}"
 
 
 # ------------------------------------------------------------------------------------------------------- the chart

@@ -231,6 +231,28 @@ def test_a_goal_that_is_missed_stands_out(table: ModuleType) -> None:
     assert text.count("| ≥ 0.9 of raw | **no** |") == len(own_figures())
 
 
+def test_what_is_lost_on_postgresql_says_so(table: ModuleType) -> None:
+    ours = peer("sidework", syncs=1, enqueue=1, drain=10_000, pickup=1, after=1)
+    best = peer("pgqueuer", syncs=1, enqueue=1, drain=8000, pickup=1, after=1)
+    slow = peer("oban", syncs=1, enqueue=1, drain=2000, pickup=1, after=1)
+    assert list(table.drains_beside_peers([ours, best, slow])) == [
+        "* **lost**: drain beside pgqueuer: 1.2 times, wanted 1.5",
+        "* drain beside oban: 5 times, wanted 5",
+    ]
+
+
+def test_the_page_has_a_place_for_each_table_of_postgresql(table: ModuleType, tmp_path: Path) -> None:
+    server = {"server_version": "15", "synchronous_commit": "on", "fsync": "on", "full_page_writes": "on"}
+    figures = table.postgres_table({"machine": MACHINE, "server": server, "figures": own_figures()})
+    assert "PostgreSQL 15 (synchronous_commit=on" in figures
+    peers = table.postgres_peers_table({"machine": MACHINE, "peers": PEERS})
+    assert sum(line.startswith("| ") for line in peers.splitlines()) == 1 + len(PEERS)
+    page = tmp_path / "page.md"
+    page.write_text("\n".join(["before", *table.ON_POSTGRES, "after\n"]))
+    table.place(page, figures, table.ON_POSTGRES)
+    assert figures in page.read_text()
+
+
 def test_the_chart_has_a_bar_for_each_peer_and_marks_what_is_not_synced(table: ModuleType) -> None:
     drawn = ET.fromstring(table.chart(PEERS))
     texts = ["".join(text.itertext()) for text in drawn.iter("{http://www.w3.org/2000/svg}text")]
