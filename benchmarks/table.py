@@ -217,11 +217,11 @@ def postgres_peers_table(report: Mapping[str, Any]) -> str:
             f"| {peer['name']} {peer['version']} | {peer['note']} | {rates} | {pickup} | "
             f"{amount(middle(peer['idle']))} % | {seconds(peer['after_kill'])} |"
         )
-    return "\n".join([*lines, "", *drains_beside_peers(report["peers"])])
+    return "\n".join([*lines, "", *goals_beside_peers(report["peers"])])
 
 
-def drains_beside_peers(peers: Sequence[Peer]) -> Iterator[str]:
-    """Yield a line for each goal that a drain has beside others: won, or lost."""
+def goals_beside_peers(peers: Sequence[Peer]) -> Iterator[str]:
+    """Yield a line for each goal that we have beside others: won, or lost."""
     ours, *others = peers
     mine, rates = middle(ours["drain"]), {peer["name"]: middle(peer["drain"]) for peer in others if peer["drain"]}
     best = max(rates, key=lambda name: rates[name])
@@ -229,6 +229,10 @@ def drains_beside_peers(peers: Sequence[Peer]) -> Iterator[str]:
         if rates.get(name):
             times = mine / rates[name]
             yield f"* {verdict(f'drain beside {name}', won=times >= goal)}: {times:.2g} times, wanted {goal:g}"
+    waits = {peer["name"]: middle(peer["pickup_p50"]) for peer in peers}
+    first = min((name for name in waits if name != ours["name"]), key=lambda name: waits[name])
+    title = verdict(f"pickup beside {first}", won=waits[ours["name"]] <= waits[first])
+    yield f"* {title}: p50 {amount(waits[ours['name']])} ms, its {amount(waits[first])} ms"
 
 
 # ------------------------------------------------------------------------------------------------------- the chart

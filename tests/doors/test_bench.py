@@ -233,11 +233,12 @@ def test_a_goal_that_is_missed_stands_out(table: ModuleType) -> None:
 
 def test_what_is_lost_on_postgresql_says_so(table: ModuleType) -> None:
     ours = peer("sidework", syncs=1, enqueue=1, drain=10_000, pickup=1, after=1)
-    best = peer("pgqueuer", syncs=1, enqueue=1, drain=8000, pickup=1, after=1)
+    best = peer("pgqueuer", syncs=1, enqueue=1, drain=8000, pickup=0.5, after=1)
     slow = peer("oban", syncs=1, enqueue=1, drain=2000, pickup=1, after=1)
-    assert list(table.drains_beside_peers([ours, best, slow])) == [
+    assert list(table.goals_beside_peers([ours, best, slow])) == [
         "* **lost**: drain beside pgqueuer: 1.2 times, wanted 1.5",
         "* drain beside oban: 5 times, wanted 5",
+        "* **lost**: pickup beside pgqueuer: p50 1 ms, its 0.5 ms",
     ]
 
 
