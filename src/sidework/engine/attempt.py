@@ -20,6 +20,7 @@ from sidework.model.lifecycle import (
     Raised,
     Returned,
     Snoozed,
+    completed,
     decide,
 )
 from sidework.model.payload import MAX_ERROR_BYTES, clean_text, error_text
@@ -145,6 +146,8 @@ class Attempt:
 
     def outcome_of(self, happened: Happening) -> Outcome:
         """Return what is to be written about this."""
+        if type(happened) is Returned:
+            return completed(self.job, happened.result)
         policy = DEFAULT_POLICY if self.handler is None else self.handler.policy(self.job)
         return decide(self.job, happened, policy, now=self.now(), chance=self._desk.chance())
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from sidework.engine.lane import Lane
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from sidework.engine.attempt import Attempt
     from sidework.model.job import Claim, ClaimedJob
@@ -40,11 +40,10 @@ class Bench:
         """Count a job as running although its queue may have no room for it."""
         self._lane(job.queue).running += 1
 
-    def startable(self, queue: str) -> Iterator[ClaimedJob]:
-        """Yield the jobs of a queue that can be started now, each counted as running from then on."""
-        lane, now = self._lane(queue), self._monotonic()
-        while (job := lane.next(now)) is not None:
-            yield job
+    def next(self, queue: str) -> ClaimedJob | None:
+        """Return the job of a queue that is to be started now, counted as running from then on, or None."""
+        lane = self._lanes.get(queue)
+        return lane.next(self._monotonic()) if lane is not None and lane.ready else None
 
     def end(self, attempt: Attempt) -> None:
         """Note that an attempt is over."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 T = TypeVar("T")
 
+SHORTEST_REST = 1e-6
+"""Seconds; the system makes some 50 microseconds of it."""
+
 
 class Bridge:
     """A few threads of its own that make blocking calls, one after the other or (threads > 1) side by side.
@@ -22,10 +26,15 @@ class Bridge:
     that waits in the queue is dropped when its caller is cancelled.
     """
 
-    def __init__(self, name: str, *, threads: int = 1) -> None:
-        """Name the threads; none is started before the first call."""
+    def __init__(self, name: str, *, threads: int = 1, is_loop_busy: Callable[[], bool] = bool) -> None:
+        """Name the threads; none is started before the first call.
+
+        is_loop_busy: whether the loop has so much to do that it would never let go of the interpreter; then it makes
+        way for a call now and then. See `_make_way`.
+        """
         self._name = name
         self._threads = threads
+        self._is_loop_busy = is_loop_busy
         self._started = 0
         self._calls: SimpleQueue[Call | None] = SimpleQueue()
 
@@ -39,8 +48,20 @@ class Bridge:
             self._add_thread()
         call = Call(partial(function, *args, **kwargs))
         self._calls.put(call)
+        await self._make_way(call)
         answer: T = await call.answer
         return answer
+
+    async def _make_way(self, call: Call) -> None:
+        """Let go of the interpreter for a moment at each round of the loop, for as long as both need it.
+
+        The interpreter changes hands after 5 ms, or where a thread blocks. A call to SQLite blocks dozens of times,
+        for microseconds, and a loop that runs one handler after the other never does: each time the call would wait
+        5 ms to go on. A rest of no length would not do: the thread that waits takes some 50 microseconds to wake up.
+        """
+        while self._is_loop_busy() and not call.answer.done():
+            time.sleep(SHORTEST_REST)
+            await asyncio.sleep(0)
 
     def close(self) -> None:
         """Let the threads go; calls under way come to their end."""

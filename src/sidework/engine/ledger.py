@@ -40,7 +40,8 @@ class Ledger:
         outcome = attempt.outcome
         if outcome is None:
             return
-        self._bench.left.discard(attempt.job.claim)
+        if self._bench.left:
+            self._bench.left.discard(attempt.job.claim)
         if outcome.status is JobStatus.PENDING and attempt.began:
             self.given_back += 1
         tell = attempt.announce if outcome.status is JobStatus.FAILED else attempt.announce_routine

@@ -107,10 +107,10 @@ class Worker:
         self._loop = Loop(self.step)
         self._keeping = Loop(self._keeper_step)
         self._event_loop: asyncio.AbstractEventLoop | None = None
-        self._bridge = Bridge("sidework-turn")
         self._side_bridge = Bridge("sidework-side", threads=2)
         self._threads = Threads()
         self._bench = Bench(concurrency, self._clock.monotonic)
+        self._bridge = Bridge("sidework-turn", is_loop_busy=lambda: self._bench.has_ready)
         self._ledger = Ledger(self._bench)
         self._reporter = Reporter(self.wake)
         self._suspicion = Suspicion(self._clock.monotonic)
@@ -360,7 +360,7 @@ class Worker:
     def _start_ready(self, queue: str) -> None:
         if self._suspicion.pending:
             return
-        for job in self._bench.startable(queue):
+        while (job := self._bench.next(queue)) is not None:
             self._bench.running[job.claim] = self._runner.start(job)
 
     # ------------------------------------------------------------------------------------------ between two turns

@@ -101,7 +101,7 @@ def decide(job: ClaimedJob, happened: Happening, policy: Policy, *, now: datetim
     """
     match happened:
         case Returned(result):
-            return _end(job, JobStatus.COMPLETED, attempts=job.attempts + 1, result=result)
+            return completed(job, result)
         case Raised(error, after):
             return _after_failure(job, error, after, policy, now=now, chance=chance)
         case Snoozed(after):
@@ -116,6 +116,11 @@ def decide(job: ClaimedJob, happened: Happening, policy: Policy, *, now: datetim
             return _after_death(job, happened, policy, now=now, chance=chance)
         case _:
             assert_never(happened)
+
+
+def completed(job: ClaimedJob, result: str | None) -> Outcome:
+    """Return what is to be written about a job whose handler returned: no policy, time or chance has a say in that."""
+    return _end(job, JobStatus.COMPLETED, attempts=job.attempts + 1, result=result)
 
 
 def after_death(lost: Sequence[LostJob]) -> list[Happening]:
