@@ -60,7 +60,7 @@ class Bridge:
         5 ms to go on. A rest of no length would not do: the thread that waits takes some 50 microseconds to wake up.
         """
         while self._is_loop_busy() and not call.answer.done():
-            time.sleep(SHORTEST_REST)
+            time.sleep(SHORTEST_REST)  # noqa: ASYNC251 - the loop is to stand still: that lets the other thread on
             await asyncio.sleep(0)
 
     def close(self) -> None:
