@@ -70,8 +70,9 @@ def _of_the_package() -> list[Path]:
 class Server:
     """A PostgreSQL server of our own, in a temporary folder, on a free port of the loopback address."""
 
-    def __init__(self, **settings: str) -> None:
-        """settings: those of postgresql.conf that differ from `SETTINGS`."""
+    def __init__(self, *, trusted: str | None = None, **settings: str) -> None:
+        """settings: those of postgresql.conf that differ from `SETTINGS`. trusted: a network that may connect too."""
+        self._trusted = trusted
         self.folder = Path(tempfile.mkdtemp(prefix="sidework-postgres-"))
         self._bin = binaries()
         self._settings = SETTINGS | settings
@@ -116,6 +117,9 @@ class Server:
             capture_output=True,
             cwd=self.folder,
         )
+        if self._trusted is not None:
+            with (self.data / "pg_hba.conf").open("a", encoding="ascii") as rules:
+                rules.write(f"host all all {self._trusted} trust\n")
 
     def _options(self) -> list[str]:
         options = self._settings | {"port": str(self.port), "unix_socket_directories": str(self.folder)}

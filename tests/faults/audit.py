@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import psycopg
 from tests.faults import history
 
 if TYPE_CHECKING:
@@ -35,13 +37,17 @@ class Findings(msgspec.Struct, kw_only=True):
         self.wrongs = self.wrongs + other.wrongs
 
 
+Ask = Callable[[str], Sequence[tuple[Any, ...]]]
+
+_ORDER_IN_SQLITE = "(payload ->> 'order')"
+_ORDER_IN_POSTGRES = "(payload::json ->> 'order')::bigint"
+
 _SETTLES = "job.job_key LIKE 'settle%'"
 
 _LOST = {
     "not ended": "SELECT id FROM background_service_jobs WHERE status NOT IN ('COMPLETED', 'FAILED', 'CANCELLED')",
     "an order without its job": """
-        SELECT id FROM orders WHERE id NOT IN
-        (SELECT payload ->> 'order' FROM background_service_jobs WHERE payload ->> 'order' > 0)""",
+        SELECT id FROM orders WHERE id NOT IN (SELECT {order} FROM background_service_jobs WHERE {order} > 0)""",
     "completed without its effect": f"""
         SELECT job.id FROM background_service_jobs AS job
         WHERE {_SETTLES} AND job.status = 'COMPLETED' AND job.id NOT IN (SELECT job FROM effects)""",
@@ -52,11 +58,9 @@ _LOST = {
 _DOUBLED = {
     "an effect more than once": "SELECT job FROM effects GROUP BY job HAVING count(*) > 1",
     "a job without its order": """
-        SELECT id FROM background_service_jobs
-        WHERE payload ->> 'order' > 0 AND payload ->> 'order' NOT IN (SELECT id FROM orders)""",
+        SELECT id FROM background_service_jobs WHERE {order} > 0 AND {order} NOT IN (SELECT id FROM orders)""",
     "two jobs of one order": """
-        SELECT min(id) FROM background_service_jobs WHERE payload ->> 'order' > 0
-        GROUP BY payload ->> 'order' HAVING count(*) > 1""",
+        SELECT min(id) FROM background_service_jobs WHERE {order} > 0 GROUP BY {order} HAVING count(*) > 1""",
     "an effect of a job that did not complete": """
         SELECT job FROM effects
         WHERE job NOT IN (SELECT id FROM background_service_jobs WHERE status = 'COMPLETED')""",
@@ -74,21 +78,32 @@ _DOUBLED = {
 
 def audit(database: Path, log: Path | None, *, limits: Mapping[str, int] | None = None) -> Findings:
     """Look at everything. Nobody else may have the database open."""
-    found = Findings()
     with closing(sqlite3.connect(database)) as connection:
-        found.jobs = connection.execute("SELECT count(*) FROM background_service_jobs").fetchone()[0]
-        found.lost += _look(connection, _LOST, found)
-        found.doubled += _look(connection, _DOUBLED, found)
+        found = _audit(lambda sql: connection.execute(sql).fetchall(), _ORDER_IN_SQLITE, log, limits or {})
         _look_at_damage(connection, found)
-        if log is not None:
-            _look_at_history(connection, log, limits or {}, found)
     return found
 
 
-def _look(connection: sqlite3.Connection, questions: Mapping[str, str], found: Findings) -> int:
+def audit_postgres(database: str, log: Path, *, limits: Mapping[str, int] | None = None) -> Findings:
+    """Look at everything in a PostgreSQL database. Nobody may work there any more."""
+    with closing(psycopg.connect(database, autocommit=True)) as connection:
+        return _audit(lambda sql: connection.execute(sql).fetchall(), _ORDER_IN_POSTGRES, log, limits or {})
+
+
+def _audit(ask: Ask, order: str, log: Path | None, limits: Mapping[str, int]) -> Findings:
+    found = Findings()
+    found.jobs = ask("SELECT count(*) FROM background_service_jobs")[0][0]
+    found.lost += _look(ask, order, _LOST, found)
+    found.doubled += _look(ask, order, _DOUBLED, found)
+    if log is not None:
+        _look_at_history(ask, log, limits, found)
+    return found
+
+
+def _look(ask: Ask, order: str, questions: Mapping[str, str], found: Findings) -> int:
     number = 0
     for what, sql in questions.items():
-        rows = connection.execute(sql).fetchall()
+        rows = ask(sql.replace("{order}", order))
         number += len(rows)
         if rows:
             found.wrongs = [*found.wrongs, f"{what}: {len(rows)}, such as {rows[0][0]}"]
@@ -101,11 +116,11 @@ def _look_at_damage(connection: sqlite3.Connection, found: Findings) -> None:
         found.wrongs = [*found.wrongs, f"integrity_check: {lines[:3]}"]
 
 
-def _look_at_history(connection: sqlite3.Connection, log: Path, limits: Mapping[str, int], found: Findings) -> None:
+def _look_at_history(ask: Ask, log: Path, limits: Mapping[str, int], found: Findings) -> None:
     events = history.read(log)
     check = history.Check(limits=dict(limits)).take(events)
     rows: dict[int, tuple[Any, ...]] = {
-        row[0]: row for row in connection.execute("SELECT id, status, claims FROM background_service_jobs")
+        row[0]: row for row in ask("SELECT id, status, claims FROM background_service_jobs")
     }
     gone = {event.job for event in events if event.kind == history.ACKED} - rows.keys()
     never_run = [job for job, status, _claims in rows.values() if status == "COMPLETED" and not check.invocations[job]]

@@ -85,6 +85,7 @@ class Check:
     wrongs: list[str] = field(default_factory=list)
     invocations: dict[int, int] = field(default_factory=lambda: defaultdict(int))
     _jobs: dict[int, _JobSoFar] = field(default_factory=lambda: defaultdict(_JobSoFar))
+    _dead: set[int] = field(default_factory=set)
     _running: dict[str, set[tuple[int, int, int]]] = field(default_factory=lambda: defaultdict(set))
 
     def take(self, events: Iterable[Event]) -> Check:
@@ -99,6 +100,7 @@ class Check:
                     self._committed(event)
                 case "died":
                     self._died(event.process)
+                    self._dead.add(event.process)
                 case _:
                     pass
         return self
@@ -114,7 +116,8 @@ class Check:
         job.newest = max(job.newest, event.number)
         self.invocations[event.job] += 1
         running = self._running[event.queue]
-        running.add((event.process, event.job, event.number))
+        if event.process not in self._dead:  # what it wrote between the word of its death and the death itself
+            running.add((event.process, event.job, event.number))
         if len(running) > self.limits.get(event.queue, len(running)):
             self.wrongs.append(f"{len(running)} jobs of queue {event.queue} ran at once")
 

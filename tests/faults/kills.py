@@ -16,7 +16,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from tests.faults import history
@@ -121,6 +121,15 @@ class Campaign:
         self.figures.seconds = now() - began
         return self.figures
 
+    # ------------------------------------------------------------------------------------------------- database
+
+    def _workload(self, folder: Path, log: history.Log, **options: Any) -> Any:
+        """Return one process's view of the database of a folder."""
+        return Workload(folder / "app.db", log, **options)
+
+    def _audit(self, folder: Path) -> Findings:
+        return audit(folder / "app.db", folder / "log", limits={LIMITED: LIMIT})
+
     # --------------------------------------------------------------------------------------------------- census
 
     def _census(self, role: str, database: str) -> dict[str, int]:
@@ -128,20 +137,19 @@ class Campaign:
         folder = self._folder / database
         folder.mkdir(exist_ok=True)
         found = folder / "points.json"
-        path, log = folder / "app.db", history.Log(folder / "log")
+        log = history.Log(folder / "log")
 
         def be() -> None:
             walker = Walker(self._slots, 0)
             walker.watch()
-            workload = Workload(path, log, enter=walker.enter, seed=1)
+            workload = self._workload(folder, log, enter=walker.enter, seed=1)
             workload.prepare()
             signal.signal(signal.SIGALRM, lambda *_: self._write_census(found, walker))
             signal.setitimer(signal.ITIMER_REAL, 0.5)
             if role == ENQUEUER:
                 workload.place_orders()
             else:
-                for order in range(1, 200):
-                    workload._enqueue(("settle", "settle_in_block", "settle_async", "outside")[order % 4], -order)
+                workload.enqueue_some()
                 workload.work()
 
         os.waitpid(fork(be, folder / "errors"), 0)
@@ -191,7 +199,7 @@ class Campaign:
                 time.sleep(0.0003)
 
     def _judge(self, folder: Path) -> None:
-        findings = audit(folder / "app.db", folder / "log", limits={LIMITED: LIMIT})
+        findings = self._audit(folder)
         self.figures.findings.add(findings)
         self.figures.recoveries += recoveries(history.read(folder / "log"), self._deaths)
         if not findings.wrongs:
@@ -215,8 +223,8 @@ class Campaign:
                 walker.choose(point, self._numbers.index(point), passing)
             walker.watch()
             dwell = 0.0005 if role == SURVIVOR else DWELL
-            workload = Workload(
-                folder / "app.db", log, enter=walker.enter, dwell=dwell, apart=self._apart, seed=seed,
+            workload = self._workload(
+                folder, log, enter=walker.enter, dwell=dwell, apart=self._apart, seed=seed,
                 queues={"default": 100, LIMITED: LIMIT},
             )  # fmt: skip
             workload.prepare()
@@ -285,7 +293,7 @@ class Campaign:
 
     def _drain(self, folder: Path, log: history.Log) -> None:
         def be() -> None:
-            Workload(folder / "app.db", log, apart=self._apart, concurrency=10).drain()
+            self._workload(folder, log, apart=self._apart, concurrency=10).drain()
 
         process = fork(be, folder / "errors of the last")
         if (status := wait_for(process, LONGEST_DRAIN)) != 0:

@@ -94,5 +94,5 @@ class Walker:
 
 
 def _is_a_jobs(connection: object) -> bool:
-    """Whether a commit on this connection is that of a handler or of the application, not of the gate."""
-    return type(connection).__name__ in {"GuardedConnection", "ApplicationConnection"}
+    """Whether a commit on this connection is that of a handler or of the application, not of the library's own."""
+    return type(connection).__name__ in {"GuardedConnection", "ApplicationConnection", "OnPostgres"}

@@ -155,6 +155,11 @@ class Workload:
         """Be a worker until told to stop."""
         self.service.run()
 
+    def enqueue_some(self) -> None:
+        """Enqueue some jobs of each kind."""
+        for order in range(1, 200):
+            self._enqueue(("settle", "settle_in_block", "settle_async", "outside")[order % 4], -order)
+
     def drain(self) -> None:
         """Be a worker until nothing is left to do."""
         self.service.run_until_idle()

@@ -56,6 +56,19 @@ def test_a_server_that_may_forget_is_told(storage: Storage, raw: psycopg.Connect
     assert found(storage, "durability").level is (Level.WELL if fsync == ("on",) else Level.ILL)
 
 
+def test_who_has_written_and_waits_is_named_though_it_has_no_snapshot(
+    storage: Storage, raw: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(examine, "LONG_TRANSACTION", 0.0)
+    raw.execute("BEGIN")
+    raw.execute("CREATE TEMP TABLE orders ON COMMIT DROP AS SELECT 1 AS an_order")
+    finding = found(storage, "oldest transaction")
+    assert finding.level is Level.NOTICE
+    assert "an_order" in finding.text
+    assert "idle in transaction" in finding.text
+    raw.execute("ROLLBACK")
+
+
 def test_who_keeps_a_transaction_open_is_named(
     storage: Storage, raw: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
     from psycopg.abc import PQGen
 
+SECONDS_TO_CANCEL: Final = 2.0
+"""Seconds in which a server must have taken a request to end a statement."""
+
 ADVICE: Final = (
     "the transaction of `db` belongs to the service: it is committed with the job when the handler returns, and rolled "
     "back when it raises. Remove the commit, rollback, BEGIN or `with db:`; SAVEPOINT and `with db.transaction():` "
@@ -50,6 +53,9 @@ class Attempt(Protocol):
 
     def note(self, error: psycopg.Error) -> None:
         """Notice what an error has done to the transaction."""
+
+    def cut_the_line(self) -> None:
+        """End the connection, whatever runs on it."""
 
 
 def unopened() -> pq.abc.PGconn:
@@ -236,6 +242,16 @@ class OwnedAsyncConnection(psycopg.AsyncConnection[Any]):
         if self.patience is not None:
             gen = unless_silent(gen, self.patience)
         return await super().wait(gen, *arguments, **options)
+
+    async def _try_cancel(self, *, timeout: float = SECONDS_TO_CANCEL) -> None:
+        """Let the server end the statement of a handler that is cancelled, if it can be reached; else cut the line.
+
+        psycopg asks for longer than there is between the end of a lost handler and that of the lease.
+        """
+        try:
+            await self.cancel_safe(timeout=min(timeout, SECONDS_TO_CANCEL))
+        except psycopg.Error:
+            self.attempt.cut_the_line()
 
     @asynccontextmanager
     async def transaction(self, *arguments: Any, **options: Any) -> AsyncIterator[Any]:

@@ -17,7 +17,7 @@ from sidework.clock import SystemClock
 from sidework.errors import JobLost
 from sidework.storage.postgres import rows
 from sidework.storage.postgres.connect import translate
-from sidework.storage.postgres.owned import OwnedAsyncConnection, OwnedConnection
+from sidework.storage.postgres.owned import SECONDS_TO_CANCEL, OwnedAsyncConnection, OwnedConnection
 from sidework.storage.postgres.patience import SILENCE
 from sidework.storage.statements import load
 
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 _SQL: Final = load(Path(__file__).with_name("transaction.sql"))
 
 _UNDER_WAY: Final = (pq.TransactionStatus.INTRANS, pq.TransactionStatus.INERROR, pq.TransactionStatus.ACTIVE)
-_SECONDS_TO_CANCEL: Final = 2.0
 _SECONDS_TO_LEAVE: Final = 1.0
 _NO_LOCK: Final = 1e-6
 """Seconds told for a transaction that has begun: here a writer keeps nobody else from writing."""
@@ -179,9 +178,10 @@ class _Ownership:
         if connection is None:
             return
         with suppress(psycopg.Error):
-            connection.cancel_safe(timeout=_SECONDS_TO_CANCEL)
+            connection.cancel_safe(timeout=SECONDS_TO_CANCEL)
 
-    def _cut_the_line(self) -> None:
+    def cut_the_line(self) -> None:
+        """End the connection, whatever runs on it; who waits there gets an error at once."""
         connection = self._underneath
         if connection is None:
             return
@@ -253,7 +253,7 @@ class PostgresJobTransaction(_Ownership):
         self._break_in()
         if self._leaves_within(_SECONDS_TO_LEAVE):
             return
-        self._cut_the_line()
+        self.cut_the_line()
         self._leaves_within(_SECONDS_TO_LEAVE)
 
     def close(self) -> None:
@@ -351,7 +351,7 @@ class PostgresAsyncJobTransaction(_Ownership):
         self._aborted = True
         connection = self._underneath
         if connection is None or connection.pgconn.transaction_status == pq.TransactionStatus.ACTIVE:
-            self._cut_the_line()
+            self.cut_the_line()
         else:
             self._let_go()
 
