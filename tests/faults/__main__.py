@@ -74,6 +74,12 @@ class Long:
             self._io_errors(library),
             self._kills_apart(),
             self._the_others(),
+            self._postgres_kills(),
+            self._postgres_kills_apart(),
+            self._partitions("F14 F7 F16 partitions", self.seconds / 20, lease=3),
+            self._partitions("F14 F7 partitions, real lease", 1, lease=60),
+            self._partitions("F14 partitions, proxies", self.seconds / 60, "--proxies", lease=3),
+            self._late_on_postgres(),
         ]
         return [self._kills(max(self.seconds - (now() - began), 10.0)), *rows]
 
@@ -108,6 +114,48 @@ class Long:
         remarks = [f"{passed} tests, {MANY_EXAMPLES} random sequences of the API", *told, *wrongs]
         well = ended.returncode == 0
         return Row("F8 F9 F11 F12 F15-F18, S1-S11", passed, remarks="; ".join(remarks), well=well)
+
+    def _postgres_kills(self) -> Row:
+        seconds = self.seconds / 6
+        found = campaign(
+            "postgres_kills", "--kills", ALL_KILLS, "--seconds", seconds, "--seed", self.seed, timeout=seconds + 300
+        )
+        points = len(found["points"])
+        remarks = (
+            f"{found['workers']:,} workers, {found['enqueuers']:,} enqueuers; {found['inside']:,} between first write "
+            f"and commit; {found['at_points']:,} at {points} of {points + len(found['missed'])} named points; "
+            f"{found['findings']['events']:,} events checked"
+        )
+        wrongs = found["findings"]["wrongs"] + found["strange"]
+        return _row("F1 F2 F19 kills, PostgreSQL", found["kills"], found, wrongs, remarks, found["recoveries"])
+
+    def _postgres_kills_apart(self) -> Row:
+        found = campaign("postgres_kills", "--kills", 100, "--seconds", 60, "--seed", self.seed, "--apart", timeout=200)
+        missing = [] if found["findings"]["doubled"] else ["the control found nothing"]
+        return _row("control: effects apart, PostgreSQL", found["kills"], found, missing, "must double")
+
+    def _partitions(self, name: str, rounds: float, *options: str, lease: float) -> Row:
+        number = max(int(rounds), 1)
+        found = campaign(
+            "partitions", "--rounds", number, "--lease", lease, "--seed", self.seed, *options,
+            timeout=number * lease * 3 + 300,
+        )  # fmt: skip
+        remarks = (
+            f"{found['kind']}, lease {lease:g} s: {found['cut']} machines cut off, {found['killed']} workers killed, "
+            f"{found['paused']} stopped; {found['inside']} between first write and commit; of a queue limited to 3 "
+            f"{found['limited_at_most']} at once at most; {found['findings']['events']:,} events checked"
+        )
+        wrongs = found["findings"]["wrongs"] + found["strange"]
+        injected = found["cut"] + found["killed"] + found["paused"]
+        return _row(name, injected, found, wrongs, remarks, found["after_kills"] + found["after_cuts"])
+
+    def _late_on_postgres(self) -> Row:
+        found = campaign(
+            "partitions", "--rounds", 4, "--pauses-only", "--without-fence", "--seed", self.seed, timeout=200
+        )
+        missing = [] if found["findings"]["doubled"] else ["the control found nothing"]
+        remarks = "stopped beyond the lease; must double"
+        return _row("control: fence off, PostgreSQL", found["paused"], found, missing, remarks)
 
     def _recovery(self) -> Row:
         found = campaign("recovery", "--kills", 300, timeout=300)
