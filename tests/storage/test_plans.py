@@ -33,6 +33,7 @@ ID = "INTEGER PRIMARY KEY"
 
 INDEXES_USED = {
     "refused": {ID},
+    "passed_over": {ID},
     "settle_alike": {ID},
     "settle": {ID},
     "cancel_what_was_asked_for": {ID},

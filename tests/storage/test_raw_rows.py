@@ -188,3 +188,20 @@ def test_a_job_that_a_trigger_keeps_from_being_claimed_is_not_run(raw: sqlite3.C
     assert ids(hand.claim()) == [each for each in given if each % 2 == 0]
     raw.execute("DROP TRIGGER pass_over")
     assert ids(hand.claim()) == [each for each in given if each % 2]
+
+
+@pytest.mark.parametrize("result", [None, '"done"'])
+def test_an_outcome_that_a_trigger_passes_over_is_not_taken_for_written(
+    raw: sqlite3.Connection, hand: Hand, result: str | None
+) -> None:
+    put(hand.storage, *(job() for _ in range(4)))
+    held = hand.claim()
+    raw.execute(
+        "CREATE TRIGGER pass_over BEFORE UPDATE ON background_service_jobs WHEN NEW.status = 'COMPLETED' AND OLD.id % 2 "
+        "BEGIN SELECT RAISE(IGNORE); END"
+    )
+    turn = hand.settle(*(ended(each, result=result) for each in held))
+    assert turn.refused == {each.claim for each in held if each.id % 2}
+    assert [status(hand.storage, each.id) is JobStatus.COMPLETED for each in held] == [
+        each.id % 2 == 0 for each in held
+    ]

@@ -11,6 +11,13 @@ LEFT JOIN background_service_jobs AS job
     ON job.id = claim.key AND +job.claims = claim.value AND +job.status = 'RUNNING'
 WHERE job.id IS NULL;
 
+-- The claims that hold their jobs even after their outcomes should have been written.
+-- :name passed_over
+SELECT claim.key, claim.value
+FROM json_each(:claims) AS claim
+CROSS JOIN background_service_jobs AS job
+    ON job.id = claim.key AND +job.claims = claim.value AND +job.status = 'RUNNING';
+
 -- Outcomes that differ in nothing but their claims, and have no time, result or error: most of what a worker writes.
 -- An UPDATE with FROM would keep every new row in a table of its own first, which takes as long as the rest.
 -- :name settle_alike

@@ -84,22 +84,22 @@ class Turning:
             return frozenset()
         claims = rows.claims_json(outcomes)
         refused = connection.execute(self._sql["refused"], {"claims": claims}).fetchall()
-        alike, peculiar = rows.alike_and_peculiar(outcomes)
-        for (status, attempts, crashes), some in alike.items():
-            connection.execute(
-                self._sql["settle_alike"],
-                {
-                    "claims": claims if len(some) == len(outcomes) else rows.claims_json(some),
-                    "status": status,
-                    "attempts": attempts,
-                    "crashes": crashes,
-                    "ended": status.ended,
-                    "now": now,
-                },
-            )
-        if peculiar:
-            connection.execute(self._sql["settle"], {"outcomes": rows.outcomes_json(peculiar), "now": now})
+        if self._write(connection, outcomes, now) < len(outcomes) - len(refused):  # a trigger passed over some
+            refused += connection.execute(self._sql["passed_over"], {"claims": claims}).fetchall()
         return frozenset(Claim(int(job_id), number) for job_id, number in refused)
+
+    def _write(self, connection: sqlite3.Connection, outcomes: Sequence[Outcome], now: str) -> int:
+        """Write outcomes, and return how many were written."""
+        alike, peculiar = rows.alike_and_peculiar(outcomes)
+        written = 0
+        for (status, attempts, crashes), some in alike.items():
+            what = {"status": status, "attempts": attempts, "crashes": crashes, "ended": status.ended, "now": now}
+            parameters = {"claims": rows.claims_json(some), **what}
+            written += connection.execute(self._sql["settle_alike"], parameters).rowcount
+        if peculiar:
+            parameters = {"outcomes": rows.outcomes_json(peculiar), "now": now}
+            written += connection.execute(self._sql["settle"], parameters).rowcount
+        return written
 
     def _cancel_what_was_asked_for(self, connection: sqlite3.Connection, now: str) -> None:
         connection.execute(self._sql["cancel_what_was_asked_for"], {"now": now})
