@@ -197,7 +197,8 @@ def test_an_outcome_that_a_trigger_passes_over_is_not_taken_for_written(
     put(hand.storage, *(job() for _ in range(4)))
     held = hand.claim()
     raw.execute(
-        "CREATE TRIGGER pass_over BEFORE UPDATE ON background_service_jobs WHEN NEW.status = 'COMPLETED' AND OLD.id % 2 "
+        "CREATE TRIGGER pass_over BEFORE UPDATE ON background_service_jobs "
+        "WHEN NEW.status = 'COMPLETED' AND OLD.id % 2 "
         "BEGIN SELECT RAISE(IGNORE); END"
     )
     turn = hand.settle(*(ended(each, result=result) for each in held))
