@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import pytest
 from tests.engine.faulty import Faulty, failing
@@ -12,6 +12,7 @@ from tests.engine.rig import DEADLINE
 
 from sidework.engine.context import JobContext
 from sidework.engine.events import (
+    ClaimLost,
     DatabaseTrouble,
     JobStarted,
     OutcomeRefused,
@@ -196,6 +197,22 @@ async def test_a_worker_that_has_lost_its_seat_aborts_everything_and_says_so(rig
     assert ended == [True]
     assert rig.status(job_id) == "RUNNING"  # whoever comes next finds it, and nothing was written here
     assert len(rig.of(WorkerExpelled)) == 1
+
+
+@pytest.mark.parametrize("executor", ["loop", "thread"])
+async def test_no_handler_begins_when_the_lease_has_run_out_meanwhile(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, executor: Literal["loop", "thread"]
+):
+    """A process that stood still goes on with what it was about to do; somebody else may do that by now."""
+    ran = []
+    rig.handler("k", executor=executor)(lambda: ran.append(True))
+    job_id = rig.add("k")
+    async with rig.working() as worker:
+        monkeypatch.setattr(type(worker._membership), "time_left", 0.0)
+        await rig.finish(worker)
+    assert ran == []
+    assert rig.status(job_id) == "RUNNING"
+    assert [event.job_id for event in rig.of(ClaimLost)] == [job_id]
 
 
 async def test_renewal_gives_back_jobs_that_the_worker_holds_without_knowing(rig: Rig):

@@ -95,8 +95,7 @@ class Runner:
         attempt.began = True
         current_job.set(JobContext(attempt))
         try:
-            if attempt.stop is None:
-                self._seat.begun(attempt.job.claim.job_id)
+            if self._may_begin(attempt):
                 handler = _handler_of(attempt)
                 value = _function_of(handler)(**self._arguments(attempt, handler))
                 if handler.is_async:
@@ -132,10 +131,9 @@ class Runner:
 
     def _call_in_thread(self, attempt: Attempt) -> None:
         current_job.set(JobContext(attempt))
-        if attempt.stop is not None:  # it was ended while it waited for its thread
+        if not self._may_begin(attempt):
             attempt.happened = attempt.stopped()
             return
-        self._seat.begun(attempt.job.claim.job_id)
         try:
             handler = _handler_of(attempt)
             value = _function_of(handler)(**self._arguments(attempt, handler))
@@ -145,6 +143,19 @@ class Runner:
             attempt.finishing = True
             _roll_back(attempt)
             attempt.happened = _what_it_means(attempt, error)
+
+    def _may_begin(self, attempt: Attempt) -> bool:
+        """Whether the handler is to be called, and then mark it as begun.
+
+        It is not if the attempt was ended while it waited, or if the lease ran out while this process stood still.
+        """
+        left = self._seat.time_left
+        if left is not None and left <= 0 and attempt.stop is None:
+            attempt.stop = Stop.LOST
+        if attempt.stop is not None:
+            return False
+        self._seat.begun(attempt.job.claim.job_id)
+        return True
 
     def _arguments(self, attempt: Attempt, handler: JobHandler[..., Any]) -> dict[str, Any]:
         """Return what the function is called with. Raises InvalidPayload, or Discard where no later try could help."""
