@@ -110,7 +110,7 @@ class Worker:
         self._side_bridge = Bridge("sidework-side", threads=2)
         self._threads = Threads()
         self._bench = Bench(concurrency, self._clock.monotonic)
-        self._bridge = Bridge("sidework-turn", is_loop_busy=lambda: self._bench.has_ready)
+        self._bridge = Bridge("sidework-turn", is_loop_busy=self._runs_without_a_pause)
         self._ledger = Ledger(self._bench)
         self._reporter = Reporter(self.wake)
         self._suspicion = Suspicion(self._clock.monotonic)
@@ -279,6 +279,10 @@ class Worker:
         await self._exchange()
         await self._stop_if_idle()
         return self._pause()
+
+    def _runs_without_a_pause(self) -> bool:
+        """Whether a turn would come in between handlers only. In a crowd it may as well: it holds the lock for less."""
+        return self._bench.has_ready and not self._turn.crowded
 
     async def _exchange(self) -> None:
         ended, want = self._bench.take_ended(crowded=self._turn.crowded), self._want()
