@@ -294,7 +294,7 @@ def table(rows: list[Row]) -> str:
 def main() -> int:
     """Run, print the table; 1 if anything was lost, doubled or not found by its control."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
-    parser.add_argument("--minutes", type=float, default=25.0, help="how long in all, about")
+    parser.add_argument("--minutes", type=float, default=45.0, help="how long in all, about")
     parser.add_argument("--seed", type=int, default=1, help="what is chosen by chance")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
