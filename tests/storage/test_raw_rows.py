@@ -13,6 +13,7 @@ from tests.storage.crew import NOON, Crew, Hand, at, ended, ids, job, look, put,
 from sidework.model.job import JobStatus, NewJob
 from sidework.storage.contract import Want
 from sidework.storage.open import open_storage
+from sidework.storage.sqlite.store import SqliteStorage
 from sidework.storage.sqlite.turn import Turning
 from sidework.storage.statements import load
 
@@ -163,6 +164,37 @@ def test_a_row_with_strange_values_is_shown_and_harms_nobody(
     assert len(hand.claim()) == 3
     assert look(storage, 1).result == "not json"
     assert look(storage, 3).payload is None
+
+
+@pytest.mark.parametrize("crashes", [0, 1])
+@pytest.mark.parametrize("column, value", [("queue", "x'6162'"), ("queue", "x''"), ("job_key", "x'6b'")])
+def test_a_name_that_is_no_text_holds_up_nobody_else(
+    storage: Storage, raw: sqlite3.Connection, hand: Hand, column: str, value: str, crashes: int
+) -> None:
+    raw.execute("INSERT INTO background_service_jobs (job_key, crashes) VALUES ('k', ?)", [crashes])
+    raw.execute("INSERT INTO background_service_jobs (job_key, crashes) VALUES ('k', ?)", [crashes])
+    raw.execute(f"UPDATE background_service_jobs SET {column} = {value} WHERE id = 1")
+    assert ids(hand.claim(suspect=bool(crashes))) == [2]
+    raw.execute("UPDATE background_service_jobs SET status = 'RUNNING', worker = 77")
+    assert [lost.job.id for lost in storage.lost(limit=10)] == [1, 2]
+
+
+def test_a_claim_number_that_is_not_whole_is_made_so(raw: sqlite3.Connection, hand: Hand) -> None:
+    raw.execute("INSERT INTO background_service_jobs (job_key, claims) VALUES ('k', 1.5)")
+    claimed = hand.claim_one()
+    hand.settle(ended(claimed))
+    assert (claimed.claim.number, status(hand.storage, claimed.id)) == (2, JobStatus.COMPLETED)
+
+
+def test_what_the_dead_held_is_found_even_if_it_is_too_long_for_one_text_of_sqlite(
+    storage: Storage, raw: sqlite3.Connection, hand: Hand
+) -> None:
+    given = put(storage, *(job(payload=f'{{"text": "{"x" * 5000}"}}') for _ in range(8)))
+    assert ids(hand.claim()) == given
+    raw.execute("UPDATE background_service_jobs SET worker = 77")
+    assert isinstance(storage, SqliteStorage)
+    storage._read(lambda reader: reader.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 20_000))
+    assert [lost.job.id for lost in storage.lost(limit=10)] == given
 
 
 def test_jobs_too_long_for_one_text_of_sqlite_are_claimed_a_few_at_a_time(

@@ -3,9 +3,6 @@
 -- :name begin_reading
 BEGIN;
 
--- :name rollback
-ROLLBACK;
-
 -- :name has_mark
 SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'background_service_move');
 

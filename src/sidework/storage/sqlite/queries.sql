@@ -92,19 +92,22 @@ SELECT EXISTS (SELECT 1 FROM background_service_workers WHERE id = :worker),
        (SELECT MIN(run_at) FROM background_service_jobs WHERE status = 'SCHEDULED');
 
 -- Queues that are not paused and have something to claim. Loose index scans: one probe per queue, however many jobs.
+-- x'' is less than every BLOB and more than every text: any program may write a name that is none.
 -- :name open_queues
 WITH RECURSIVE ready (name) AS (
-    SELECT (SELECT queue FROM background_service_jobs WHERE status = 'PENDING' AND crashes = 0 ORDER BY queue LIMIT 1)
+    SELECT (SELECT queue FROM background_service_jobs
+            WHERE status = 'PENDING' AND crashes = 0 AND queue < x'' ORDER BY queue LIMIT 1)
     UNION ALL
     SELECT (SELECT queue FROM background_service_jobs
-            WHERE status = 'PENDING' AND crashes = 0 AND queue > ready.name ORDER BY queue LIMIT 1)
+            WHERE status = 'PENDING' AND crashes = 0 AND queue > ready.name AND queue < x'' ORDER BY queue LIMIT 1)
     FROM ready WHERE ready.name IS NOT NULL
 ),
 suspects (name) AS (
-    SELECT (SELECT queue FROM background_service_jobs WHERE status = 'PENDING' AND crashes > 0 ORDER BY queue LIMIT 1)
+    SELECT (SELECT queue FROM background_service_jobs
+            WHERE status = 'PENDING' AND crashes > 0 AND queue < x'' ORDER BY queue LIMIT 1)
     UNION ALL
     SELECT (SELECT queue FROM background_service_jobs
-            WHERE status = 'PENDING' AND crashes > 0 AND queue > suspects.name ORDER BY queue LIMIT 1)
+            WHERE status = 'PENDING' AND crashes > 0 AND queue > suspects.name AND queue < x'' ORDER BY queue LIMIT 1)
     FROM suspects WHERE suspects.name IS NOT NULL
 ),
 queues (name, ready, suspects) AS (
@@ -150,9 +153,9 @@ SELECT EXISTS (
 -- :ahead = 1 finds only jobs that may be tried again: they are taken before there is room for them.
 -- :name ready_jobs
 SELECT json_group_array(json_array(
-           json_array(id, claims + 1), job_key, substr(CAST(payload AS TEXT), 1, 100000000), queue, CAST(priority AS INTEGER),
-           CAST(attempts AS INTEGER), CAST(max_attempts AS INTEGER), CAST(crashes AS INTEGER),
-           CAST(created_at AS TEXT), CAST(options AS TEXT)
+           json_array(id, CAST(claims AS INTEGER) + 1), job_key, substr(CAST(payload AS TEXT), 1, 100000000), queue,
+           CAST(priority AS INTEGER), CAST(attempts AS INTEGER), CAST(max_attempts AS INTEGER),
+           CAST(crashes AS INTEGER), CAST(created_at AS TEXT), CAST(options AS TEXT)
        )), json_group_array(id)
 FROM (
     SELECT candidate.*
@@ -169,9 +172,9 @@ WHERE :ahead = 0 OR max_attempts > 1;
 
 -- :name suspect_jobs
 SELECT json_group_array(json_array(
-           json_array(id, claims + 1), job_key, substr(CAST(payload AS TEXT), 1, 100000000), queue, CAST(priority AS INTEGER),
-           CAST(attempts AS INTEGER), CAST(max_attempts AS INTEGER), CAST(crashes AS INTEGER),
-           CAST(created_at AS TEXT), CAST(options AS TEXT)
+           json_array(id, CAST(claims AS INTEGER) + 1), job_key, substr(CAST(payload AS TEXT), 1, 100000000), queue,
+           CAST(priority AS INTEGER), CAST(attempts AS INTEGER), CAST(max_attempts AS INTEGER),
+           CAST(crashes AS INTEGER), CAST(created_at AS TEXT), CAST(options AS TEXT)
        )), json_group_array(id)
 FROM (
     SELECT candidate.*
@@ -187,7 +190,8 @@ FROM (
 
 -- :name claim
 UPDATE background_service_jobs
-SET status = 'RUNNING', claims = claims + 1, worker = :worker, last_attempt_at = :now, updated_at = :now
+SET status = 'RUNNING', claims = CAST(claims AS INTEGER) + 1, worker = :worker, last_attempt_at = :now,
+    updated_at = :now
 WHERE id IN (SELECT value FROM json_each(:ids));
 
 -- :name held_of
@@ -220,13 +224,14 @@ ORDER BY worker.id;
 -- :name holders
 SELECT DISTINCT worker FROM background_service_jobs WHERE status = 'RUNNING';
 
+-- A text for each job: together they may be longer than a text can be. Whatever a row holds, it must not hide others.
 -- :name held_by
-SELECT json_group_array(json_array(
-           json_array(id, claims), job_key, substr(CAST(payload AS TEXT), 1, 100000000), queue, CAST(priority AS INTEGER),
-           CAST(attempts AS INTEGER), CAST(max_attempts AS INTEGER), CAST(crashes AS INTEGER),
-           CAST(created_at AS TEXT), CAST(options AS TEXT)
-       ))
-FROM (SELECT * FROM background_service_jobs WHERE status = 'RUNNING' AND worker IS :worker ORDER BY +id) AS held;
+SELECT json_array(
+           json_array(id, CAST(claims AS INTEGER)), CAST(job_key AS TEXT), substr(CAST(payload AS TEXT), 1, 100000000),
+           CAST(queue AS TEXT), CAST(priority AS INTEGER), CAST(attempts AS INTEGER), CAST(max_attempts AS INTEGER),
+           CAST(crashes AS INTEGER), CAST(created_at AS TEXT), CAST(options AS TEXT)
+       )
+FROM background_service_jobs WHERE status = 'RUNNING' AND worker IS :worker ORDER BY +id;
 
 -- :name requested
 SELECT job_id FROM background_service_cancellations;

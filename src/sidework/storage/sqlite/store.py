@@ -306,8 +306,8 @@ class SqliteStorage:
         return self._held_by(connection, worker)
 
     def _held_by(self, connection: sqlite3.Connection, worker: int | None) -> list[ClaimedJob]:
-        [(jobs,)] = connection.execute(self._sql["held_by"], {"worker": worker}).fetchall()
-        return rows.claimed_jobs(jobs)
+        jobs = [job for (job,) in connection.execute(self._sql["held_by"], {"worker": worker})]
+        return rows.claimed_jobs(f"[{','.join(jobs)}]")
 
     def lost(self, *, limit: int) -> list[LostJob]:
         """Return RUNNING jobs whose worker's lock is free, or that name no worker we know."""
