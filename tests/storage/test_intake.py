@@ -282,3 +282,20 @@ def test_ids_go_on_after_the_largest_that_was_ever_given(store: SqliteStorage, p
     run(path, "DELETE FROM background_service_jobs")
     assert store.insert([job("a"), job("b")], now=NOON) == [1001, 1002]
     assert kept(path) == {1001: "a", 1002: "b"}
+
+
+def test_who_comes_while_it_is_closed_is_served_and_does_not_keep_it_from_closing(
+    store: SqliteStorage, path: str
+) -> None:
+    with store._gate.hold():
+        (first,) = queue_up(store, [job("first")])
+        writer = store._intake._writer
+        assert writer is not None
+        closing_it = in_thread(store._intake.close)
+        until(lambda: store._intake._writer is None)
+        late = in_thread(partial(store.insert, [job("late")], now=NOON))
+        until(lambda: store._intake._writer is not None)
+    closing_it.result(LONG)
+    assert not writer.is_alive()
+    ids = {first.result(LONG)[0]: "first", late.result(LONG)[0]: "late"}
+    assert kept(path) == ids

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
@@ -12,7 +14,8 @@ import pytest
 from tests.storage.crew import NOON, job, put
 
 from sidework.storage.open import open_storage
-from sidework.storage.postgres.doorbell import PostgresDoorbell
+from sidework.storage.postgres.connect import Address
+from sidework.storage.postgres.doorbell import PostgresDoorbell, Ringer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -174,3 +177,66 @@ def test_nobody_is_rung_by_who_was_told_not_to(bell: Doorbell, postgres_database
         connection.commit()
     silent.close()
     assert not heard(bell, 0.1)
+
+
+FORKS = """
+import os, sys
+from datetime import UTC, datetime
+
+from sidework.model.job import NewJob
+from sidework.storage.open import open_storage
+
+store = open_storage(sys.argv[1])
+store.insert([NewJob(key="k")], now=datetime.now(UTC))
+child = os.fork()
+if child == 0:
+    inherited = store._ringer._thread
+    store.insert([NewJob(key="k")], now=datetime.now(UTC))
+    ringer = store._ringer._thread
+    os._exit(0 if ringer is not inherited and ringer.is_alive() else 1)
+_, status = os.waitpid(child, 0)
+alive = store._ringer._thread.is_alive()
+store.close()
+sys.exit(os.waitstatus_to_exitcode(status) if alive else 2)
+"""
+
+
+def test_a_forked_child_rings_by_a_thread_of_its_own(storage: Storage, postgres_database: str) -> None:
+    assert storage.name
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORKS, postgres_database]
+    subprocess.run(command, check=True, timeout=60)
+
+
+def test_who_rings_while_the_ringer_is_closed_does_not_keep_its_thread_from_ending(postgres_database: str) -> None:
+    ringer = Ringer(Address(postgres_database))
+    ringer.ring()
+    ended, lock = ringer._ended, ringer._lock
+
+    class RingsWhenReleased:
+        def __enter__(self) -> None:
+            lock.acquire()
+
+        def __exit__(self, *_: object) -> None:
+            lock.release()
+            ringer._lock = lock
+            ringer.ring()
+
+    ringer._lock = RingsWhenReleased()  # type: ignore[assignment]
+    ringer.close()
+    assert ended.is_set()
+    ringer.close()
+
+
+def test_a_connection_that_fails_before_it_is_known_is_closed(
+    postgres_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[psycopg.Connection[Any]] = []
+
+    def fail(_address: Address, connection: psycopg.Connection[Any]) -> None:
+        opened.append(connection)
+        raise psycopg.OperationalError("silent")
+
+    monkeypatch.setattr(Address, "_get_to_know", fail)
+    with pytest.raises(psycopg.OperationalError, match="silent"):
+        Address(postgres_database).connect()
+    assert [connection.closed for connection in opened] == [True]

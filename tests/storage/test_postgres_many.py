@@ -12,13 +12,14 @@ import psycopg
 import pytest
 from tests.storage.crew import NOON, Crew, Hand, at, ended, everything, ids, job, look, put, status
 
-from sidework.errors import DatabaseBusy, DatabaseUnavailable, NotMigrated
+from sidework.errors import DatabaseBusy, DatabaseUnavailable, NotMigrated, SideworkError
 from sidework.model.job import JobStatus
 from sidework.storage.open import open_storage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from sidework.model.job import NewJob
     from sidework.storage.contract import Storage
 
 
@@ -327,3 +328,21 @@ def test_a_password_is_shown_nowhere(url: str, error: type[Exception]) -> None:
 def test_a_database_without_tables_says_what_to_do(postgres_server: str) -> None:
     with pytest.raises(NotMigrated, match="sidework migrate"):
         open_storage(postgres_server).insert([job()], now=NOON)
+
+
+@pytest.mark.parametrize("jobs", [[job("bad")], [job(unique_key="u"), job("bad")], [job(), *[job("bad")] * 60]])
+def test_a_job_that_a_trigger_swallows_is_an_error_and_none_of_its_list_is_kept(
+    storage: Storage, raw: psycopg.Connection[Any], jobs: list[NewJob]
+) -> None:
+    raw.execute("CREATE FUNCTION swallow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'")
+    raw.execute(
+        "CREATE TRIGGER swallow BEFORE INSERT ON background_service_jobs FOR EACH ROW WHEN (NEW.job_key = 'bad') "
+        "EXECUTE FUNCTION swallow()"
+    )
+    raw.commit()
+    with pytest.raises(SideworkError, match="swallowed"):
+        put(storage, *jobs)
+    with pytest.raises(SideworkError, match="swallowed"):
+        storage.insert_with(raw, jobs, now=NOON)
+    raw.commit()
+    assert everything(storage) == []

@@ -167,7 +167,7 @@ def test_a_row_with_strange_values_is_shown_and_harms_nobody(
 
 
 @pytest.mark.parametrize("crashes", [0, 1])
-@pytest.mark.parametrize("column, value", [("queue", "x'6162'"), ("queue", "x''"), ("job_key", "x'6b'")])
+@pytest.mark.parametrize(("column", "value"), [("queue", "x'6162'"), ("queue", "x''"), ("job_key", "x'6b'")])
 def test_a_name_that_is_no_text_holds_up_nobody_else(
     storage: Storage, raw: sqlite3.Connection, hand: Hand, column: str, value: str, crashes: int
 ) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 from weakref import WeakSet
 
 from sidework.errors import SideworkError, WrongDatabase
@@ -131,12 +131,14 @@ class Callers:
 def insertion(jobs: Sequence[NewJob], now: datetime) -> Talk[list[int]]:
     """Insert jobs; return their ids, or those of the jobs that hold their unique keys."""
     if len(jobs) == 1 and jobs[0].unique_key is None:
-        ((job_id,),) = yield INSERT_JOB, rows.new_job(jobs[0], now)
-        return [job_id]
+        found = yield INSERT_JOB, rows.new_job(jobs[0], now)
+        return [job_id for (job_id,) in found] or swallowed()
     ids: list[int] = []
     for batch in _batches(jobs):
         inserted = yield _SQL["insert_jobs"], rows.new_jobs(batch, now)
         for job, (job_id, is_new) in zip(batch, inserted, strict=True):
+            if not is_new and job.unique_key is None:
+                swallowed()
             ids.append(job_id if is_new else (yield from _holder_or_new(job, now)))
     return ids
 
@@ -146,11 +148,20 @@ def copy(connection: Connection[Any], jobs: Sequence[NewJob], now: datetime) -> 
     moment = rows.to_moment(now)
     ids = [row[0] for row in connection.execute(_SQL["new_ids"], {"count": len(jobs)})]
     ids.sort()
-    with connection.cursor().copy(_SQL["copy_jobs"]) as into:
-        into.set_types(rows.COPIED_TYPES)
-        for job_id, job in zip(ids, jobs, strict=True):
-            into.write_row(rows.copied_job(job_id, job, moment))
-    return ids
+    with connection.cursor() as cursor:
+        with cursor.copy(_SQL["copy_jobs"]) as into:
+            into.set_types(rows.COPIED_TYPES)
+            for job_id, job in zip(ids, jobs, strict=True):
+                into.write_row(rows.copied_job(job_id, job, moment))
+        return ids if cursor.rowcount == len(jobs) else swallowed()
+
+
+def swallowed() -> NoReturn:
+    """Raise SideworkError for a job that was inserted and is not there."""
+    raise SideworkError(
+        "a job was inserted and is not there: a trigger or a rule on background_service_jobs has swallowed it. "
+        "Nothing was enqueued."
+    )
 
 
 def _holder_or_new(job: NewJob, now: datetime) -> Talk[int]:

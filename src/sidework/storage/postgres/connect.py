@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import select
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -78,7 +77,11 @@ class Address:
         """
         connection = PatientConnection.connect(self.conninfo, autocommit=True, **self.parameters)  # type: ignore[arg-type]
         connection.patience = patience
-        self._get_to_know(connection)
+        try:
+            self._get_to_know(connection)
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     def _get_to_know(self, connection: psycopg.Connection[Any]) -> None:
@@ -159,8 +162,3 @@ def _without_secrets(url: str) -> str:
     user = quote(parts.username) + "@" if parts.username else ""
     query = urlencode([(key, value) for key, value in parse_qsl(parts.query) if key not in _SECRETS], safe="/=,-")
     return urlunsplit(parts._replace(netloc=user + place, query=query, fragment=""))
-
-
-def in_a_forked_child(owner: int) -> bool:
-    """Whether this process is not the one that opened the connections."""
-    return os.getpid() != owner

@@ -8,6 +8,7 @@ sends it afterwards, on a connection of its own, one for all that was committed 
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -166,6 +167,7 @@ class Ringer:
     def __init__(self, address: Address) -> None:
         """Start nothing yet."""
         self._address = address
+        self._owner = os.getpid()
         self._lock = threading.Lock()
         self._asked = threading.Event()
         self._ended = threading.Event()
@@ -173,22 +175,28 @@ class Ringer:
 
     def ring(self) -> None:
         """Ring soon; never blocks and never fails."""
+        if self._owner != os.getpid():
+            self._begin_anew()
         self._asked.set()
         if self._thread is None:
             self._start()
 
     def close(self) -> None:
-        """Send what was asked for, and end the thread."""
+        """Send what was asked for, and end the thread; in a forked child there is none."""
+        if self._owner != os.getpid():
+            return
         with self._lock:
-            thread, self._thread = self._thread, None
+            thread, self._thread, ended = self._thread, None, self._ended
         if thread is not None:
-            self._ended.set()
+            ended.set()
             self._asked.set()
             thread.join(LAST_RING)
 
-    def forget_thread(self) -> None:
-        """Begin anew in a forked child: threads are not inherited."""
+    def _begin_anew(self) -> None:
+        """Be as new in a forked child: threads are not inherited, and what they held would be held for ever."""
+        self._owner = os.getpid()
         self._lock = threading.Lock()
+        self._asked = threading.Event()
         self._thread = None
 
     def _start(self) -> None:

@@ -17,6 +17,7 @@ from psycopg import errors, pq
 from psycopg.waiting import Ready, Wait
 
 from sidework.storage.postgres import rows
+from sidework.storage.postgres.callers import swallowed
 from sidework.storage.postgres.lines import numbered
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class SingleInsert:
         return job.unique_key is None and connection.prepare_threshold is not None and _speaks_utf8(connection)
 
     def insert(self, connection: Connection[Any], job: NewJob, now: datetime) -> int:
-        """Insert and commit a job; return its id. Raises psycopg.Error."""
+        """Insert and commit a job; return its id. Raises psycopg.Error, and SideworkError where it was swallowed."""
         values = rows.new_job(job, now)
         if connection not in self._ready:
             self._prepare(connection)
@@ -57,10 +58,10 @@ class SingleInsert:
         parameters = [_binary(values[name]) for name in self._names]
         server.send_query_prepared(_NAME, parameters, [pq.Format.BINARY] * len(parameters), pq.Format.BINARY)
         result: PGresult = connection.wait(_answer(server))
-        found = result.get_value(0, 0)
-        if result.status != pq.ExecStatus.TUPLES_OK or found is None:
+        if result.status != pq.ExecStatus.TUPLES_OK:
             raise errors.error_from_result(result)
-        return int(_BIGINT.unpack(found)[0])
+        found = result.get_value(0, 0)
+        return swallowed() if found is None else int(_BIGINT.unpack(found)[0])
 
     def _prepare(self, connection: Connection[Any]) -> None:
         connection.execute(self._settings, self._parameters)

@@ -98,11 +98,11 @@ class WriteGate:
         if not by_this_thread:
             self._turnstile.owner = None
         try:
-            self._line.take(deadline - self._clock.monotonic())
+            self._line.take(self.left(deadline))
         except BaseException:
             self._turnstile.give()
             raise
-        return Hold(self._turnstile, self._line, deadline - self._clock.monotonic())
+        return Hold(self._turnstile, self._line, self.left(deadline))
 
     @property
     def crowded(self) -> bool:

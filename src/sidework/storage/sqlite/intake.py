@@ -52,15 +52,18 @@ class Intake:
         """Let the writer thread finish what is queued, and end. The next who has to wait starts another."""
         with self._writer_changes:
             writer, self._writer = self._writer, None
-            if writer is not None:
-                self._requests.put(None)
+            requests, self._requests = self._requests, SimpleQueue()
+            requests.put(None)
         if writer is not None:
             writer.join()
 
     def _queue(self, request: Request) -> None:
         with self._writer_changes:
             if self._writer is None:
-                self._writer = threading.Thread(target=self._serve, name="sidework-writer", daemon=True)
+                # A queue of its own: the one before may still have its sign to end to read.
+                self._writer = threading.Thread(
+                    target=self._serve, args=(self._requests,), name="sidework-writer", daemon=True
+                )
                 self._writer.start()
             self._requests.put(request)
 
@@ -69,14 +72,14 @@ class Intake:
 
     # ------------------------------------------------------------------ the writer thread
 
-    def _serve(self) -> None:
+    def _serve(self, requests: SimpleQueue[Request | None]) -> None:
         """Be the writer thread: whatever has gathered while others wrote is one batch."""
-        while (first := self._requests.get()) is not None:
+        while (first := requests.get()) is not None:
             if not first.begin():
                 continue
             batch = [first]
             try:
-                ids = self._gate.write(partial(self._insert_all, batch), deadline=first.deadline)
+                ids = self._gate.write(partial(self._insert_all, batch, requests), deadline=first.deadline)
             except Exception:  # noqa: BLE001 - whoever it belongs to meets it again when everybody is done alone
                 for request in batch:
                     self._answer_alone(request)
@@ -85,8 +88,10 @@ class Intake:
             for request in batch:
                 request.wake()
 
-    def _insert_all(self, batch: list[Request], connection: sqlite3.Connection) -> list[int]:
-        batch += gathered(self._requests)
+    def _insert_all(
+        self, batch: list[Request], requests: SimpleQueue[Request | None], connection: sqlite3.Connection
+    ) -> list[int]:
+        batch += gathered(requests)
         jobs = [job for request in batch for job in request.jobs]
         return self._callers.insertion(jobs, now=max(request.now for request in batch)).run(connection)
 
