@@ -11,7 +11,7 @@ from tests.engine.rig import DEADLINE
 
 from sidework.engine.context import JobContext
 from sidework.engine.events import WorkerStopped, WorkerStopping
-from sidework.engine.worker import LAST_WAIT
+from sidework.engine.stopping import LAST_WAIT
 from sidework.model.job import JobStatus
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from sidework.engine.events import (
     WorkerStopped,
 )
 from sidework.engine.reporter import AFTER_TROUBLE
-from sidework.engine.worker import LAST_WAIT
+from sidework.engine.stopping import LAST_WAIT
 from sidework.errors import DatabaseBusy, DatabaseUnavailable, WorkerLost
 
 if TYPE_CHECKING:

@@ -24,7 +24,6 @@ from sidework.engine.events import (
     WorkerExpelled,
     WorkerJoined,
     WorkerStopped,
-    WorkerStopping,
     log_event,
     logger,
 )
@@ -34,6 +33,7 @@ from sidework.engine.ledger import Ledger
 from sidework.engine.loop import Loop
 from sidework.engine.reporter import Reporter
 from sidework.engine.runner import Runner
+from sidework.engine.stopping import LAST_WAIT, Stopping
 from sidework.engine.suspicion import Suspicion
 from sidework.engine.timer import LoopTimer
 from sidework.errors import AnswerLost, WorkerLost
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
     from sidework.clock import Clock
     from sidework.engine.events import Listener
-    from sidework.engine.timer import Alarm, Timer
+    from sidework.engine.timer import Timer
     from sidework.model.handler import JobHandler
     from sidework.model.job import Claim, ClaimedJob, Outcome, RetentionRule
     from sidework.storage.contract import Membership, Storage
@@ -56,8 +56,6 @@ LONGEST_GATHERING = 0.02
 """Seconds that an end waits for others to be written with, while jobs are at hand in plenty."""
 PAST_DUE_PAUSE = 0.01
 RENEW_INTERVAL = 10.0
-LAST_WAIT = 2.0
-"""Seconds that handlers get to end after they were told to, when the worker stops."""
 AFTER_TROUBLE = 1.0
 """Seconds before what can wait is tried again."""
 FIRST_RETRY, LONGEST_RETRY = 0.1, 5.0
@@ -99,7 +97,6 @@ class Worker:
         self._concurrency = concurrency
         self._queues = queues
         self._limits = dict(limits or {})
-        self._grace = grace
         self._retention = retention
         self._chance = random
         self._announce = Announcer(listeners)
@@ -114,6 +111,9 @@ class Worker:
         self._ledger = Ledger(self._bench)
         self._reporter = Reporter(self.wake)
         self._suspicion = Suspicion(self._clock.monotonic)
+        self._stopping = Stopping(
+            self._bench, self._reporter, grace=grace, timer=self._timer, announce=self._announce, wake=self.wake
+        )
         self._ear = Ear(
             storage,
             self._side_bridge,
@@ -126,10 +126,6 @@ class Worker:
         self._retry_in = self._trouble_wait = 0.0
         self._exchanging = False
         self._until_idle = False
-        self._stop_asked: bool | None = None
-        self._stopping: bool | None = None
-        self._no_more_waiting = False
-        self._grace_alarm: Alarm | None = None
         self._expelled: WorkerLost | None = None
         self._aftermath: Aftermath | None = None
         self._membership: Membership
@@ -174,8 +170,7 @@ class Worker:
 
         A handler that cannot be stopped keeps the seat: its job is free when it has ended or this process is gone.
         """
-        if self._grace_alarm is not None:
-            self._grace_alarm.cancel()
+        self._stopping.close()
         stuck = tuple(claim.job_id for claim in self._bench.running)
         if stuck:
             self._aftermath = Aftermath(self._storage, self._membership, self._clock, self._bench.running)
@@ -195,7 +190,7 @@ class Worker:
 
         now: do not wait for them: async handlers are cancelled and given back without using an attempt.
         """
-        self._stop_asked = now or bool(self._stop_asked)
+        self._stopping.ask(now=now)
         self.wake()
 
     def wake(self) -> None:
@@ -272,7 +267,7 @@ class Worker:
         """
         if self._expelled is not None:
             raise self._expelled
-        self._notice_stop()
+        self._stopping.notice(self._membership.worker, self._runner)
         self._give_back_what_will_not_run()
         await self._report()
         await self._renew_when_due()
@@ -310,7 +305,7 @@ class Worker:
         self._begin(turn.claimed, want)
 
     def _want(self) -> Want:
-        if self._stopping is not None:
+        if self._stopping.begun:
             return NOTHING
         if self._suspicion.wants_it_now(nothing_runs=not self._bench.running):
             return Want(keys=self._keys(), queues=self._queues, suspect=True)
@@ -399,7 +394,7 @@ class Worker:
 
     def _pause(self) -> float | None:
         """Return in how many seconds the next turn is due."""
-        if self._stopping is not None and self._has_drained():
+        if self._stopping.done:
             return None
         if self._retry_in:
             return self._retry_in
@@ -409,7 +404,7 @@ class Worker:
             waits.append(LONGEST_GATHERING if self._bench.plentiful else 0.0)
         elif self._bench.plentiful:
             waits.append(LONGEST_GATHERING)
-        if self._turn.next_due is not None and self._stopping is None and not self._suspicion.pending:
+        if self._turn.next_due is not None and not self._stopping.begun and not self._suspicion.pending:
             in_seconds = (self._turn.next_due - self._clock.now()).total_seconds()
             waits.append(in_seconds if in_seconds > 0 else PAST_DUE_PAUSE)
         if (report_in := self._reporter.due_in(monotonic)) is not None:
@@ -469,11 +464,11 @@ class Worker:
         self._announce(DatabaseTrouble(doing=doing, reason=f"{error}", kept=kept, again_in=self._retry_in))
 
     async def _stop_if_idle(self) -> None:
-        if not self._until_idle or self._stopping is not None or self._retry_in:
+        if not self._until_idle or self._stopping.begun or self._retry_in:
             return
         if self._bench.empty and not self._bench.has_ended and not self._turn.claimed and await self._is_idle():
-            self._stop_asked = bool(self._stop_asked)
-            self._notice_stop()
+            self._stopping.ask()
+            self._stopping.notice(self._membership.worker, self._runner)
 
     async def _is_idle(self) -> bool:
         try:
@@ -484,38 +479,8 @@ class Worker:
 
     # -------------------------------------------------------------------------------------------------- stopping
 
-    def _notice_stop(self) -> None:
-        if self._stop_asked is None or self._stopping is self._stop_asked:
-            return
-        first_time = self._stopping is None
-        self._stopping = now = self._stop_asked
-        running = len(self._bench.running)
-        self._announce(WorkerStopping(worker=self._membership.worker, now=now, running=running))
-        if now:
-            self._end_running()
-        elif first_time:
-            self._grace_alarm = self._timer.call_later(self._grace, self.stop_now)
-
-    def stop_now(self) -> None:
-        """Stop without waiting for what runs."""
-        self.stop(now=True)
-
-    def _end_running(self) -> None:
-        for attempt in list(self._bench.running.values()):
-            self._runner.stop(attempt, Stop.GIVE_BACK)
-        self._timer.call_later(LAST_WAIT, self._wait_no_more)
-
-    def _wait_no_more(self) -> None:
-        self._no_more_waiting = True
-        self._loop.wake()
-
-    def _has_drained(self) -> bool:
-        if self._no_more_waiting:
-            return True
-        return not (self._bench.running or self._bench.has_ended or self._reporter.has_last_words)
-
     def _give_back_what_will_not_run(self) -> None:
-        unstarted = self._bench.take_stale() if self._stopping is None else self._bench.take_ready()
+        unstarted = self._bench.take_ready() if self._stopping.begun else self._bench.take_stale()
         for job in unstarted:
             self._end_unstarted(job, Stop.GIVE_BACK)
 
