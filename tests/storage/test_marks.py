@@ -93,6 +93,22 @@ def test_nothing_is_believed_while_a_superseded_attempt_of_a_job_runs_beside_its
     assert read_marks(path) == {}
 
 
+def test_nobody_is_passed_over_while_the_marks_are_being_called_whole_again(path: Path) -> None:
+    kept = Marks(path)
+    kept.begin(1)
+    kept.begin(1)
+    kept.clear(1)
+    written: list[tuple[object, bool]] = []
+
+    class Memory(bytearray):
+        def __setitem__(self, place: object, value: object) -> None:
+            written.append((value, kept._in_doubt.locked()))
+
+    kept._memory = Memory()
+    kept.clear(1)
+    assert written == [(True, True)]
+
+
 @pytest.mark.parametrize("damage", ["empty", "short", "long", "other", "gone"])
 def test_what_is_no_file_of_marks_says_nothing(path: Path, damage: str) -> None:
     Marks(path).begin(1)

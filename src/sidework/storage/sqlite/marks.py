@@ -15,6 +15,7 @@ from __future__ import annotations
 import mmap
 import os
 import struct
+import threading
 import uuid
 from contextlib import suppress
 from pathlib import Path
@@ -47,6 +48,8 @@ class Marks:
         self._free = list(range(PLACES - 1, -1, -1))
         self._places: dict[int, int] = {}
         self._unmarked: set[int] = set()
+        self._in_doubt = threading.Lock()
+        """Held by who says whether the marks are whole: by the time it is said, that must still be so."""
         self._memory: mmap.mmap | bytearray
         try:
             self._memory = _room_in(path)
@@ -83,12 +86,14 @@ class Marks:
             self._states[place] = _FREE
             self._free.append(place)
         elif self._unmarked:
-            self._unmarked.discard(job_id)
-            self._memory[_WHOLE_AT] = not self._unmarked
+            with self._in_doubt:
+                self._unmarked.discard(job_id)
+                self._memory[_WHOLE_AT] = not self._unmarked
 
     def _pass_over(self, job_id: int) -> None:
-        self._unmarked.add(job_id)
-        self._memory[_WHOLE_AT] = _IN_PART
+        with self._in_doubt:
+            self._unmarked.add(job_id)
+            self._memory[_WHOLE_AT] = _IN_PART
 
 
 def read_marks(path: Path | None) -> Mapping[int, Reached] | None:
