@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from tests.engine.rig import DEADLINE
 
-from sidework.engine import bridge as bridge_module
 from sidework.engine.bridge import SHORTEST_REST, Bridge
 from sidework.engine.events import (
     Announcer,
@@ -151,7 +150,7 @@ async def test_the_bridge_returns_and_raises_what_the_call_does():
 @pytest.mark.parametrize("busy", [True, False])
 async def test_a_busy_loop_rests_once_a_round_while_a_call_is_under_way(monkeypatch: pytest.MonkeyPatch, *, busy: bool):
     rests: list[float] = []
-    monkeypatch.setattr(bridge_module.time, "sleep", rests.append)
+    monkeypatch.setattr("sidework.engine.bridge.time.sleep", rests.append)
     bridge, gate = Bridge("test", is_loop_busy=lambda: busy), threading.Event()
     call = asyncio.ensure_future(bridge.call(gate.wait, DEADLINE))
     for _ in range(3):

@@ -346,3 +346,19 @@ def test_a_job_that_a_trigger_swallows_is_an_error_and_none_of_its_list_is_kept(
         storage.insert_with(raw, jobs, now=NOON)
     raw.commit()
     assert everything(storage) == []
+
+
+def test_a_job_can_be_enqueued_after_whatever_was_done_on_the_connection(storage: Storage) -> None:
+    (first,) = put(storage)
+    assert storage.facts(first) is not None  # ends with a ROLLBACK
+    assert put(storage) == [first + 1]
+    storage.examine()
+    assert put(storage) == [first + 2]
+    with pytest.raises(ValueError, match="no status"):
+        storage._database.write(_fail)  # type: ignore[attr-defined]
+    assert put(storage) == [first + 3]
+
+
+def _fail(connection: psycopg.Connection[Any]) -> None:
+    connection.execute("SELECT 1", prepare=True)
+    raise ValueError("no status")

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from sidework.model.job import NewJob
 
 _NAME: Final = b"sidework_insert_job"
+_UNKNOWN_STATEMENT: Final = b"26000"
 _EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 _BIGINT: Final = struct.Struct("!q")
@@ -52,16 +53,23 @@ class SingleInsert:
     def insert(self, connection: Connection[Any], job: NewJob, now: datetime) -> int:
         """Insert and commit a job; return its id. Raises psycopg.Error, and SideworkError where it was swallowed."""
         values = rows.new_job(job, now)
+        parameters = [_binary(values[name]) for name in self._names]
         if connection not in self._ready:
             self._prepare(connection)
-        server = connection.pgconn
-        parameters = [_binary(values[name]) for name in self._names]
-        server.send_query_prepared(_NAME, parameters, [pq.Format.BINARY] * len(parameters), pq.Format.BINARY)
-        result: PGresult = connection.wait(_answer(server))
+        result = self._send(connection, parameters)
+        if _is_forgotten(result):  # psycopg deallocates whatever is prepared after each ROLLBACK, this with it
+            self._prepare(connection)
+            result = self._send(connection, parameters)
         if result.status != pq.ExecStatus.TUPLES_OK:
             raise errors.error_from_result(result)
         found = result.get_value(0, 0)
         return swallowed() if found is None else int(_BIGINT.unpack(found)[0])
+
+    def _send(self, connection: Connection[Any], parameters: list[bytes | None]) -> PGresult:
+        server = connection.pgconn
+        server.send_query_prepared(_NAME, parameters, [pq.Format.BINARY] * len(parameters), pq.Format.BINARY)
+        result: PGresult = connection.wait(_answer(server))
+        return result
 
     def _prepare(self, connection: Connection[Any]) -> None:
         connection.execute(self._settings, self._parameters)
@@ -86,6 +94,11 @@ def _answer(server: PGconn) -> Generator[Wait, Ready | int, PGresult]:
     while server.get_result() is not None:
         pass
     return result
+
+
+def _is_forgotten(result: PGresult) -> bool:
+    """Whether nothing was done because the server knows no such statement any more."""
+    return result.error_field(pq.DiagnosticField.SQLSTATE) == _UNKNOWN_STATEMENT
 
 
 def _binary(value: object) -> bytes | None:
