@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from tests.engine.rig import DEADLINE
 
-from sidework.engine.bridge import SHORTEST_REST, Bridge
+from sidework.engine.bridge import MOST_RESTS, SHORTEST_REST, Bridge
 from sidework.engine.events import (
     Announcer,
     DatabaseTrouble,
@@ -160,6 +160,21 @@ async def test_a_busy_loop_rests_once_a_round_while_a_call_is_under_way(monkeypa
     assert await call
     bridge.close()
     assert so_far == [SHORTEST_REST] * (3 if busy else 0)
+
+
+async def test_a_busy_loop_does_not_rest_for_ever_beside_a_call_that_waits_for_somebody_else(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    rests: list[float] = []
+    monkeypatch.setattr("sidework.engine.bridge.time.sleep", rests.append)
+    bridge, gate = Bridge("test", is_loop_busy=lambda: True), threading.Event()
+    call = asyncio.ensure_future(bridge.call(gate.wait, DEADLINE))
+    for _ in range(MOST_RESTS + 10):
+        await asyncio.sleep(0)
+    gate.set()
+    assert await call
+    bridge.close()
+    assert len(rests) == MOST_RESTS
 
 
 # ------------------------------------------------------------------------------------------------------------- threads

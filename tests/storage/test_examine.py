@@ -148,6 +148,14 @@ def test_who_keeps_the_log_from_beginning_anew_is_named(
     assert "read transaction" not in about("log", store.examine()).text
 
 
+def test_keys_that_are_no_text_are_told_from_those_that_are(store: SqliteStorage, path: Path) -> None:
+    store.insert([NewJob(key="k"), NewJob(key="k")], now=NOW)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("INSERT INTO background_service_jobs (job_key) VALUES (x'6b')")
+        connection.commit()
+    assert store.examine().ready == {"k": 2, "X'6B'": 1}
+
+
 def test_what_is_not_there_or_no_database_is_an_error(path: Path) -> None:
     with pytest.raises(DatabaseMissing):
         SqliteStorage(path).examine()

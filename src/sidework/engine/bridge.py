@@ -17,6 +17,8 @@ T = TypeVar("T")
 
 SHORTEST_REST = 1e-6
 """Seconds; the system makes some 50 microseconds of it."""
+MOST_RESTS = 2000
+"""During one call: a tenth of a second at least. What takes longer waits for somebody else's lock, not for us."""
 
 
 class Bridge:
@@ -59,7 +61,9 @@ class Bridge:
         for microseconds, and a loop that runs one handler after the other never does: each time the call would wait
         5 ms to go on. A rest of no length would not do: the thread that waits takes some 50 microseconds to wake up.
         """
-        while self._is_loop_busy() and not call.answer.done():
+        for _ in range(MOST_RESTS):
+            if call.answer.done() or not self._is_loop_busy():
+                return
             time.sleep(SHORTEST_REST)  # noqa: ASYNC251 - the loop is to stand still: that lets the other thread on
             await asyncio.sleep(0)
 

@@ -10,8 +10,10 @@ PRAGMA synchronous;
 -- :name quick_check
 PRAGMA quick_check(5);
 
+-- A key that is no text is nobody's, and is named as it would be written in SQL.
 -- :name ready_by_key
-SELECT job_key, count(*) FROM background_service_jobs WHERE status = 'PENDING' GROUP BY job_key;
+SELECT CASE typeof(job_key) WHEN 'text' THEN job_key ELSE quote(job_key) END, count(*)
+FROM background_service_jobs WHERE status = 'PENDING' GROUP BY job_key;
 
 -- :name oldest_running
 SELECT id, job_key, last_attempt_at FROM background_service_jobs
