@@ -77,7 +77,9 @@ def test_it_rings_while_somebody_waits(bell: Doorbell, other: Storage) -> None:
 def test_many_commits_ring_but_once(bell: Doorbell, other: Storage) -> None:
     for _ in range(50):
         put(other)
+    ringer = other._ringer._thread  # type: ignore[attr-defined]
     other.close()  # sends what was asked for
+    ringer.join(LONG)
     assert heard(bell)
     while bell.changed():
         pass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import select
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
@@ -91,6 +92,13 @@ class Address:
         self.clock.learn(time, asked=asked, answered=self.clock.machine_now())
         if is_behind_a_pooler(announced=connection.info.backend_pid, answers=answers):
             connection.prepare_threshold = None
+
+
+def close(connection: psycopg.Connection[Any] | None) -> None:
+    """Close a connection that may be broken, if there is one."""
+    if connection is not None:
+        with suppress(psycopg.Error):
+            connection.close()
 
 
 def is_behind_a_pooler(*, announced: int, answers: int) -> bool:

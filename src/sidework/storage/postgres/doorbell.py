@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Final
 import psycopg
 
 from sidework.errors import SideworkError
-from sidework.storage.postgres.listening import CHANNEL, Listening, close
+from sidework.storage.postgres.connect import close
+from sidework.storage.postgres.listening import CHANNEL, Listening
 from sidework.storage.statements import load
 
 if TYPE_CHECKING:
@@ -218,15 +219,13 @@ class Ringer:
                 break
         if self._asked.is_set():
             connection = self._notify(connection)
-        if connection is not None:
-            close(connection)
+        close(connection)
 
     def _notify(self, connection: Connection[Any] | None) -> Connection[Any] | None:
         try:
             connection = self._address.connect() if connection is None else connection
             connection.execute(_RING, {"channel": CHANNEL})
         except psycopg.Error:
-            if connection is not None:
-                close(connection)
+            close(connection)
             return None  # a hint that was not given costs a second at most
         return connection

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import secrets
-from contextlib import closing, suppress
+from contextlib import closing
 from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
 from psycopg import sql
 
-from sidework.storage.postgres.connect import translate
+from sidework.storage.postgres.connect import close, translate
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -87,9 +87,3 @@ class Listening:
         with closing(self._address.connect()) as other:
             other.execute("SELECT pg_notify(%s, %s)", [CHANNEL, token])
         return any(heard.payload == token for heard in connection.notifies(timeout=PROBE, stop_after=1))
-
-
-def close(connection: Connection[Any]) -> None:
-    """Close a connection that may be broken."""
-    with suppress(psycopg.Error):
-        connection.close()

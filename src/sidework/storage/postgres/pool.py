@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
 from psycopg import pq
 
-from sidework.storage.postgres.connect import is_fresh
+from sidework.storage.postgres.connect import close, is_fresh
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,24 +54,24 @@ class Connections:
         while (connection := self._kept()) is not None:
             if is_fresh(connection):
                 return connection
-            _close(connection)
+            close(connection)
         return self._address.connect()
 
     def give(self, connection: PatientConnection) -> None:
         """Take a connection back; what it left open is rolled back."""
         if not _is_idle(connection):
-            _close(connection)
+            close(connection)
             return
         with self._lock:
             if len(self._idle) < KEPT and os.getpid() == self._owner:
                 self._idle.append(connection)
                 return
-        _close(connection)
+        close(connection)
 
     def close(self) -> None:
         """Close what is kept."""
         while (connection := self._kept()) is not None:
-            _close(connection)
+            close(connection)
 
     def _kept(self) -> PatientConnection | None:
         with self._lock:
@@ -93,8 +93,3 @@ def _is_idle(connection: psycopg.Connection[Any]) -> bool:
     except psycopg.Error:
         return False
     return not connection.closed and connection.pgconn.transaction_status == pq.TransactionStatus.IDLE
-
-
-def _close(connection: psycopg.Connection[Any]) -> None:
-    with suppress(psycopg.Error):
-        connection.close()

@@ -6,7 +6,6 @@ and so always knows less time than it has: it is out before anybody may take its
 
 from __future__ import annotations
 
-import contextlib
 import random
 import threading
 from typing import TYPE_CHECKING, Any, Final
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import psycopg
 
 from sidework.errors import WorkerLost
+from sidework.storage.postgres.connect import close
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,10 +66,10 @@ class Heartbeat:
                 connection = self._address.connect(patience=PATIENCE) if connection is None else connection
                 wait = self._renew(connection)
             except psycopg.Error:
-                _close(connection)
+                close(connection)
                 connection = None
                 wait = RETRY_AFTER * random.uniform(0.5, 1.5)  # noqa: S311 - jitter, no secret
-        _close(connection)
+        close(connection)
 
     def _renew(self, connection: Connection[Any]) -> float:
         sent_at, asked = self._clock.monotonic(), self._clock.machine_now()
@@ -130,9 +130,3 @@ class PostgresMembership:
         self._heartbeat.stop()
         if in_time:
             self._remove()
-
-
-def _close(connection: Connection[Any] | None) -> None:
-    if connection is not None:
-        with contextlib.suppress(psycopg.Error):
-            connection.close()
