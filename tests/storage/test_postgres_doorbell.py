@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+import threading
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
@@ -15,7 +16,8 @@ from tests.storage.crew import NOON, job, put
 
 from sidework.storage.open import open_storage
 from sidework.storage.postgres.connect import Address
-from sidework.storage.postgres.doorbell import PostgresDoorbell, Ringer
+from sidework.storage.postgres.doorbell import LOOKS_BETWEEN_TRIES, PostgresDoorbell, Ringer
+from sidework.storage.postgres.listening import Listening
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -179,6 +181,32 @@ def test_nobody_is_rung_by_who_was_told_not_to(bell: Doorbell, postgres_database
         connection.commit()
     silent.close()
     assert not heard(bell, 0.1)
+
+
+def test_a_connection_that_comes_after_the_doorbell_was_closed_is_closed_too(postgres_database: str) -> None:
+    address = Address(postgres_database)
+    bell = PostgresDoorbell(address, listen=False)
+    begun, gate = threading.Event(), threading.Event()
+
+    class Late(Listening):
+        def begin(self) -> psycopg.Connection[Any] | None:
+            begun.set()
+            assert gate.wait(LONG)
+            return super().begin()
+
+    async def come_and_go() -> None:
+        bell._listening = Late(address, wanted=True, listens_at=None)
+        bell._looks = LOOKS_BETWEEN_TRIES - 1
+        listening = asyncio.create_task(bell._listen_anew())
+        await asyncio.to_thread(begun.wait, LONG)
+        listening.cancel()
+        await asyncio.gather(listening, return_exceptions=True)
+        bell.close()
+        gate.set()
+
+    asyncio.run(come_and_go())
+    assert bell._connection is not None
+    assert bell._connection.closed
 
 
 FORKS = """

@@ -153,13 +153,13 @@ class PostgresDoorbell:
         if not self._listening.may_come_back or self._closed or self._looks % LOOKS_BETWEEN_TRIES:
             return
         with suppress(SideworkError):
-            self._connection = await asyncio.to_thread(self._listening.begin)
-        self._close_if_done()
+            await asyncio.to_thread(self._begin)
 
-    def _close_if_done(self) -> None:
-        """Close what was opened while somebody closed the doorbell."""
-        if self._closed and self._connection is not None:
-            close(self._connection)
+    def _begin(self) -> None:
+        """Listen, in a thread that goes on when the waiter is cancelled; nobody may have been told to close by then."""
+        connection = self._connection = self._listening.begin()
+        if self._closed:
+            close(connection)
 
 
 class Ringer:
