@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sqlite3
 import threading
 from contextlib import closing, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -31,7 +33,6 @@ from sidework.storage.transfer import Mark, Stage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 
 @pytest.fixture
@@ -721,3 +722,20 @@ def test_a_mover_that_comes_too_late_brings_nothing(path: Path, target: str) -> 
         arrival.receive(mark.id, open_departure(path).contents(), lambda _table: iter(()), now=FrozenClock().now())
     arrival.disconnect()
     assert counts(target) == {}
+
+
+def test_a_closed_file_is_opened_by_hand_as_the_docs_say(tmp_path: Path, target: str) -> None:
+    path = tmp_path / "app.db"
+    service = fill(path)
+    before = counts(str(path))
+    run(path, target)
+    page = (Path(__file__).parents[2] / "docs" / "postgres.md").read_text(encoding="utf-8")
+    (printing,) = re.findall(r"```sql\n(SELECT 'DROP TRIGGER.*?)```", page, flags=re.DOTALL)
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        for (statement,) in connection.execute(printing).fetchall():
+            connection.execute(statement)
+    assert counts(str(path)) == before
+    job_id = service.enqueue("greet", {"name": "again"})
+    service.run_until_idle()
+    assert service.jobs.get(job_id).status is JobStatus.COMPLETED
+    service.close()
