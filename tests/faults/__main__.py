@@ -76,9 +76,9 @@ class Long:
             self._the_others(),
             self._postgres_kills(),
             self._postgres_kills_apart(),
-            self._partitions("F14 F7 F16 partitions", self.seconds / 20, lease=3),
+            self._partitions("F14 F7 F16 partitions", self.seconds / 40, lease=6),
             self._partitions("F14 F7 partitions, real lease", 1, lease=60),
-            self._partitions("F14 partitions, proxies", self.seconds / 60, "--proxies", lease=3),
+            self._partitions("F14 partitions, proxies", self.seconds / 120, "--proxies", lease=6),
             self._late_on_postgres(),
         ]
         return [self._kills(max(self.seconds - (now() - began), 10.0)), *rows]

@@ -116,6 +116,7 @@ class PostgresWorkload:
         """Make the application's own tables, and ours."""
         self.service.migrate()
         with closing(psycopg.connect(self.url, autocommit=True)) as connection:
+            connection.execute("SELECT pg_advisory_lock(1)")  # of two who create what is missing, one would fail
             for statement in SCHEMA:
                 connection.execute(statement)
 
@@ -130,11 +131,15 @@ class PostgresWorkload:
 
     def _settle_in_block(self, job: JobContext, order: int) -> None:  # noqa: ARG002
         self._invoked(job)
+        returned = False
         try:
             with job.transaction() as db:
                 self._change(db, job)
+                self._returned(job)  # the end of the block is the commit, and with it its place in the queue is free
+                returned = True
         finally:
-            self._returned(job)
+            if not returned:
+                self._returned(job)
 
     async def _settle_async(self, db: psycopg.AsyncConnection, job: JobContext, order: int) -> None:  # noqa: ARG002
         self._invoked(job)

@@ -11,6 +11,9 @@ from tests.faults.running import campaign, percentile
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+LEASE = 6
+"""Seconds. A worker stops half a second before its lease ends: on a busy machine a shorter one might be late."""
+
 
 @pytest.mark.parametrize("kind", ["network namespaces", "proxies"])
 def test_machines_that_are_cut_off_and_workers_that_are_killed_or_stopped_lose_and_double_nothing(
@@ -19,7 +22,9 @@ def test_machines_that_are_cut_off_and_workers_that_are_killed_or_stopped_lose_a
     """A loopback address with a proxy takes the place of a namespace where none may be made; as root both are tried."""
     if kind == "network namespaces" and not may_make_namespaces():
         kind = "proxies"
-    found = campaign("partitions", "--rounds", 1, "--seed", 14, *(["--proxies"] if kind == "proxies" else []))
+    found = campaign(
+        "partitions", "--rounds", 1, "--seed", 14, "--lease", LEASE, *(["--proxies"] if kind == "proxies" else [])
+    )
     findings = found["findings"]
     figures(
         f"F14 partitions, {found['kind']}, lease {found['lease']:g} s: {found['cut']} cut off, {found['killed']} "
@@ -30,7 +35,7 @@ def test_machines_that_are_cut_off_and_workers_that_are_killed_or_stopped_lose_a
     assert (findings["wrongs"], found["strange"]) == ([], [])
     assert (found["kind"], found["cut"], found["killed"], found["paused"]) == (kind, 1, 1, 1)
     assert found["inside"] >= 2
-    assert found["limited_at_most"] == 3
+    assert 1 < found["limited_at_most"] <= 3
     assert findings["jobs"] > 50
     assert max([*found["after_kills"], *found["after_cuts"]], default=0) < 2 * found["lease"] + 5
 
