@@ -81,19 +81,26 @@ class SingleInsert:
 
 
 def _answer(server: PGconn) -> Generator[Wait, Ready | int, PGresult]:
-    """Send what waits to be sent, and take in the answer, as psycopg waits: with patience, and open to signals."""
+    """Send what waits to be sent, and take in the answer, as psycopg waits: with patience, and open to signals.
+
+    `get_result` is called only when it need not wait: it waits without patience, and with the interpreter held, so that
+    a line that is cut before the last word of an answer would stop every thread of this process.
+    """
     while server.flush():
         if (yield Wait.RW) & Ready.R:
             server.consume_input()
-    while server.is_busy():
-        if (yield Wait.R):
-            server.consume_input()
-    result = server.get_result()
-    if result is None:
+    answer: PGresult | None = None
+    while True:
+        while server.is_busy():
+            if (yield Wait.R):
+                server.consume_input()
+        result = server.get_result()
+        if result is None:
+            break
+        answer = answer or result
+    if answer is None:
         raise psycopg.OperationalError("the server gave no answer")
-    while server.get_result() is not None:
-        pass
-    return result
+    return answer
 
 
 def _is_forgotten(result: PGresult) -> bool:
