@@ -159,6 +159,8 @@ def test_a_worker_whose_turn_was_cut_anywhere_goes_on_and_nothing_is_lost_or_don
         proxy.heal()
         strays = direct.renew(hand.id, [held.claim], now=NOON).stray
         again = store.exchange(hand.id, [ended(held)], one, now=NOON)
+        if held.claim in again.refused and not strays:  # the server was still at the turn that was cut
+            strays = direct.renew(hand.id, [], now=NOON).stray
         assert (held.claim in again.refused) is bool(strays)  # done already: refused, and what was claimed then is here
         (claimed,) = [*strays, *again.claimed]
         assert (claimed.id, claimed.claim.number) == (waits, 1)

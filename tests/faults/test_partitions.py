@@ -42,5 +42,5 @@ def test_machines_that_are_cut_off_and_workers_that_are_killed_or_stopped_lose_a
 
 def test_without_the_fence_a_worker_that_was_stopped_commits_what_others_have_done() -> None:
     """The control."""
-    found = campaign("partitions", "--rounds", 2, "--seed", 15, "--pauses-only", "--without-fence", "--proxies")
+    found = campaign("partitions", "--rounds", 4, "--seed", 15, "--pauses-only", "--without-fence", "--proxies")
     assert found["findings"]["doubled"] > 0

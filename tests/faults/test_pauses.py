@@ -23,5 +23,5 @@ def test_a_stopped_worker_keeps_its_job_and_a_superseded_one_commits_nothing(fig
 
 def test_without_the_fence_the_same_pauses_let_late_commits_in():
     """The control."""
-    found = campaign("pauses", "--scenes", 4, "--without-fence", "--seed", 8)
+    found = campaign("pauses", "--scenes", 12, "--without-fence", "--seed", 8)
     assert found["late_commits"] > 0
