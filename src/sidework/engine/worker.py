@@ -400,10 +400,10 @@ class Worker:
             return self._retry_in
         monotonic = self._clock.monotonic()
         waits = [LONGEST_WITHOUT_A_LOOK, max(self._renew_at - monotonic, 0.0)]
-        if self._bench.has_ended:
-            waits.append(LONGEST_GATHERING if self._bench.plentiful else 0.0)
-        elif self._bench.plentiful:
+        if self._bench.plentiful:
             waits.append(LONGEST_GATHERING)
+        elif self._bench.has_ended:
+            waits.append(0.0)
         if self._turn.next_due is not None and not self._stopping.begun and not self._suspicion.pending:
             in_seconds = (self._turn.next_due - self._clock.now()).total_seconds()
             waits.append(in_seconds if in_seconds > 0 else PAST_DUE_PAUSE)

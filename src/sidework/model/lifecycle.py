@@ -125,8 +125,8 @@ def completed(job: ClaimedJob, result: str | None) -> Outcome:
 
 def after_death(lost: Sequence[LostJob]) -> list[Happening]:
     """Say what the death of one worker means to each of the jobs that it held."""
-    suspects = _suspects(lost)
-    return [_of_the_dead(job, suspected=job in suspects) for job in lost]
+    suspects = {suspect.job.claim for suspect in _suspects(lost)}
+    return [_of_the_dead(each, suspected=each.job.claim in suspects) for each in lost]
 
 
 def _suspects(lost: Sequence[LostJob]) -> list[LostJob]:
