@@ -32,6 +32,7 @@ HALF = 0.5
 
 def job(**fields: Any) -> ClaimedJob:
     given: dict[str, Any] = {
+        "claim": Claim(7, 4),
         "attempts": 0,
         "max_attempts": 3,
         "crashes": 0,
@@ -39,7 +40,7 @@ def job(**fields: Any) -> ClaimedJob:
         "priority": 0,
         "payload": None,
     } | fields
-    return ClaimedJob(claim=Claim(7, 4), key="k", created_at="2026-01-01T11:00:00.000Z", **given)
+    return ClaimedJob(key="k", created_at="2026-01-01T11:00:00.000Z", **given)
 
 
 def outcome(happened: Happening, policy: Policy = DEFAULT_POLICY, **fields: Any) -> Any:
@@ -133,8 +134,9 @@ BEGUN, ENDED, NOTHING, UNKNOWN = Reached.BEGUN, Reached.ENDED, Reached.NOTHING, 
 CHARGED, SPARED, BACK = WorkerDied(suspected=True), WorkerDied(suspected=False), GivenBack()
 
 
-def lost(reached: Reached, crashes: int = 0, *, cancel: bool = False) -> LostJob:
-    return LostJob(job=job(crashes=crashes), worker=1, cancel_requested=cancel, reached=reached)
+def lost(reached: Reached, crashes: int = 0, *, number: int = 1, cancel: bool = False) -> LostJob:
+    held = job(claim=Claim(number, 1), crashes=crashes)
+    return LostJob(job=held, worker=1, cancel_requested=cancel, reached=reached)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +157,7 @@ def lost(reached: Reached, crashes: int = 0, *, cancel: bool = False) -> LostJob
 def test_only_what_ran_may_have_killed_its_worker_and_who_was_there_before_takes_the_blame(
     dead: list[tuple[Reached, int]], happened: list[Happening]
 ) -> None:
-    assert after_death([lost(*each) for each in dead]) == happened
+    assert after_death([lost(*each, number=number) for number, each in enumerate(dead)]) == happened
 
 
 def test_a_job_that_was_to_be_cancelled_ends_with_its_worker_though_it_never_began() -> None:
