@@ -97,6 +97,7 @@ class Proxy:
 
     async def _end(self) -> None:
         self._server.close()
+        await asyncio.sleep(0)  # who was let in just now gets a transport: only that can be closed
         mine = asyncio.current_task()
         others = [task for task in asyncio.all_tasks() if task is not mine]
         for task in others:
@@ -135,9 +136,13 @@ class Proxy:
         self._left = {"up": None, "down": None}
 
     async def _serve(self, reader: StreamReader, writer: StreamWriter) -> None:
-        if self._refuses:
+        try:
+            if not self._refuses:
+                await self._connect(reader, writer)
+        finally:
             writer.transport.abort()
-            return
+
+    async def _connect(self, reader: StreamReader, writer: StreamWriter) -> None:
         there, back = await asyncio.open_connection(self._target.hostname, self._target.port)
         line = Line(writer, back)
         line.silent = self._swallows

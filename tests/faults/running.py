@@ -7,7 +7,10 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 
@@ -15,6 +18,12 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 def campaign(name: str, *arguments: object, preload: Path | None = None, timeout: float = 100.0) -> dict[str, Any]:
     """Run a campaign of this package under observation; return the figures that it prints."""
     return figures_of(["tests.faults.child", name], *arguments, preload=preload, timeout=timeout)
+
+
+def campaigns(name: str, *arguments: object, seeds: Iterable[int]) -> Iterator[dict[str, Any]]:
+    """Run a campaign with one seed after another, for as long as the caller asks: a control may need several."""
+    for seed in seeds:
+        yield campaign(name, *arguments, "--seed", seed)
 
 
 def figures_of(

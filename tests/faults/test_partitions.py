@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from tests.faults.hosts import may_make_namespaces
-from tests.faults.running import campaign, percentile
+from tests.faults.running import campaign, campaigns, percentile
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,6 +41,6 @@ def test_machines_that_are_cut_off_and_workers_that_are_killed_or_stopped_lose_a
 
 
 def test_without_the_fence_a_worker_that_was_stopped_commits_what_others_have_done() -> None:
-    """The control."""
-    found = campaign("partitions", "--rounds", 4, "--seed", 15, "--pauses-only", "--without-fence", "--proxies")
-    assert found["findings"]["doubled"] > 0
+    """The control. Who notices that its lease has ended before a handler commits, doubles nothing: so several tries."""
+    options = ("--rounds", 2, "--pauses-only", "--without-fence", "--proxies")
+    assert any(found["findings"]["doubled"] for found in campaigns("partitions", *options, seeds=range(15, 25)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tests.faults.running import campaign
+from tests.faults.running import campaign, campaigns
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,5 +23,6 @@ def test_a_stopped_worker_keeps_its_job_and_a_superseded_one_commits_nothing(fig
 
 def test_without_the_fence_the_same_pauses_let_late_commits_in():
     """The control."""
-    found = campaign("pauses", "--scenes", 12, "--without-fence", "--seed", 8)
-    assert found["late_commits"] > 0
+    assert any(
+        found["late_commits"] for found in campaigns("pauses", "--scenes", 6, "--without-fence", seeds=range(8, 14))
+    )
