@@ -6,20 +6,19 @@ import re
 from pathlib import Path
 
 import pytest
-import typer
 
-from sidework.cli.main import COMMANDS, build
+from sidework.cli.main import build
 
 PAGE = (Path(__file__).parents[2] / "docs" / "cli.md").read_text(encoding="utf-8")
 SHARED = {"--database", "--app", "--json", "--help"}
 BULK = {"--status", "--key", "--queue", "--older-than", "--yes", "--dry-run"}
-NAMES = [command.__name__.replace("_", "-") for command in COMMANDS]
+COMMANDS = build().commands
+NAMES = list(COMMANDS)
 
 
 def options_of(name: str) -> set[str]:
     """Return the long options that a command takes."""
-    command = typer.main.get_command(build()).commands[name]  # type: ignore[attr-defined]
-    return {word for parameter in command.params for word in parameter.opts if word.startswith("--")}
+    return {word for parameter in COMMANDS[name].params for word in parameter.opts if word.startswith("--")}
 
 
 def options_on_the_page(name: str) -> set[str]:

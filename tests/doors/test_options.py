@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+import click
 import pytest
-import typer
 
+from sidework.cli import options
 from sidework.cli.enqueue import read_payload, split_words
 from sidework.cli.failures import UsageError
+from sidework.cli.grammar import command
 from sidework.cli.options import parse_age
 
 
@@ -21,7 +23,7 @@ def test_an_age_is_a_number_and_a_unit(text: str, seconds: float) -> None:
 
 @pytest.mark.parametrize("text", ["", "soon", "-5m", "1y", "h", "1h30m"])
 def test_what_is_no_age_is_refused_with_examples(text: str) -> None:
-    with pytest.raises(typer.BadParameter, match="30m"):
+    with pytest.raises(click.BadParameter, match="30m"):
         parse_age(text)
 
 
@@ -53,3 +55,16 @@ def test_a_payload_that_is_no_object_is_refused() -> None:
 def test_no_payload_is_none() -> None:
     assert read_payload(None) is None
     assert read_payload("null") is None
+
+
+def test_an_app_has_two_names_of_which_the_flag_wins() -> None:
+    given: list[str | None] = []
+
+    @command
+    @options.named_app
+    def note(*, app: str | None) -> None:
+        given.append(app)
+
+    for words in (["a"], ["--app", "b"], ["a", "-A", "b"], []):
+        note.main(words, standalone_mode=False)
+    assert given == ["a", "b", "b", None]

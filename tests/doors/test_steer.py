@@ -6,6 +6,7 @@ import os
 import pty
 import sqlite3
 import subprocess
+import sys
 from contextlib import closing
 
 import pytest
@@ -95,13 +96,34 @@ def test_nobody_is_asked_where_nobody_can_answer(shell: Shell, failed: Backgroun
     assert statuses(failed).count("FAILED") == 3
 
 
-@pytest.mark.parametrize(("answer", "code", "left"), [("y\n", 0, 0), ("n\n", 1, 3)])
+CTRL_D = "\x04"
+INTERRUPTED = "import builtins; builtins.input = lambda _: signal.raise_signal(signal.SIGINT)"
+"""A person who presses Ctrl-C when the question is there, and not a moment before."""
+
+
+@pytest.mark.parametrize(("answer", "code", "left"), [("y\n", 0, 0), ("n\n", 1, 3), ("\n", 1, 3), (CTRL_D, 1, 3)])
 def test_a_person_is_asked(shell: Shell, failed: BackgroundService, answer: str, code: int, left: int) -> None:
+    ended = run_at_a_terminal(shell, shell.command(("retry", "--status", "FAILED", *DATABASE)), typed=answer)
+    assert "3 jobs will be retried" in ended.stderr
+    assert ("nothing was done" in ended.stderr) == (answer == CTRL_D)
+    assert ended.returncode == code
+    assert statuses(failed).count("FAILED") == left
+
+
+def test_a_person_may_interrupt_the_question(shell: Shell, failed: BackgroundService) -> None:
+    program = f"import signal; {INTERRUPTED}; from sidework.cli import main; main()"
+    command = [sys.executable, "-c", program, "retry", "--status", "FAILED", *DATABASE]
+    ended = run_at_a_terminal(shell, command, typed="")
+    assert (ended.returncode, "Traceback" in ended.stderr) == (130, False)
+    assert statuses(failed).count("FAILED") == 3
+
+
+def run_at_a_terminal(shell: Shell, command: list[str], *, typed: str) -> subprocess.CompletedProcess[str]:
     master, terminal = pty.openpty()
     with os.fdopen(master, "wb", buffering=0) as keyboard, os.fdopen(terminal, "rb") as tty:
-        keyboard.write(answer.encode())
-        ended = subprocess.run(
-            shell.command(("retry", "--status", "FAILED", *DATABASE)),
+        keyboard.write(typed.encode())
+        return subprocess.run(
+            command,
             cwd=shell.folder,
             env=shell.environment({}),
             stdin=tty,
@@ -110,9 +132,6 @@ def test_a_person_is_asked(shell: Shell, failed: BackgroundService, answer: str,
             timeout=60,
             check=False,
         )
-    assert "3 jobs will be retried" in ended.stderr
-    assert ended.returncode == code
-    assert statuses(failed).count("FAILED") == left
 
 
 @pytest.mark.parametrize("words", [["retry"], ["cancel"], ["delete"], ["set-priority", "--priority", "1"]])

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-import typer
+from click.exceptions import Exit
 
+from sidework.cli import options
 from sidework.cli.failures import ExitCode
+from sidework.cli.grammar import command
 from sidework.cli.loading import load_service
-from sidework.cli.options import AsJson, Database
 from sidework.cli.output import print_list, say
 from sidework.errors import InvalidPayload
 
@@ -40,14 +41,13 @@ _COLUMNS = {
 }
 
 
-def check(
-    app: Annotated[str | None, typer.Argument(metavar="APP", envvar="SIDEWORK_APP", help="module:attribute.")] = None,
-    app_option: Annotated[str | None, typer.Option("--app", "-A", metavar="APP", help="The same as APP.")] = None,
-    database: Database = None,
-    as_json: AsJson = False,
-) -> None:
+@command
+@options.named_app
+@options.database
+@options.as_json
+def check(*, app: str | None, database: str | None, as_json: bool) -> None:
     """Look for jobs not yet ended that this code cannot run: unknown keys, payloads that do not fit. Exit code 1."""
-    service = load_service(app_option or app)
+    service = load_service(app)
     service.load_imports()
     looked_at, troubles = _look(_jobs_of(service, database), service.handlers)
     print_list(
@@ -56,7 +56,7 @@ def check(
     if troubles:
         if not as_json:
             say("deploy code that knows these keys and payloads, or cancel the jobs")
-        raise typer.Exit(ExitCode.NO)
+        raise Exit(ExitCode.NO)
 
 
 def _jobs_of(service: BackgroundService, database: str | None) -> BackgroundJobManager:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class Conditions(msgspec.Struct, frozen=True, kw_only=True):
     """Which jobs are meant; every condition given must hold."""
 
-    status: list[str] | None = None
+    status: tuple[str, ...] = ()
     key: str | None = None
     queue: str | None = None
     older_than: timedelta | None = None
@@ -26,7 +26,7 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def given(self) -> bool:
         """Whether there is any."""
-        return any(value is not None for value in msgspec.structs.astuple(self))
+        return self != Conditions()
 
     def for_manager(self, otherwise: Iterable[JobStatus] = ()) -> JobConditions:
         """Return them as the manager takes them; `otherwise`: the statuses meant where none is named.
@@ -43,11 +43,11 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True):
         return found
 
 
-def statuses(names: list[str] | None) -> frozenset[JobStatus]:
+def statuses(names: Iterable[str]) -> frozenset[JobStatus]:
     """Return the statuses named, in whatever case, one by one or with commas. Raises UsageError."""
     from sidework import JobStatus
 
     try:
-        return frozenset(JobStatus(name.strip().upper()) for text in names or () for name in text.split(","))
+        return frozenset(JobStatus(name.strip().upper()) for text in names for name in text.split(","))
     except ValueError as error:
         raise UsageError(f"{error}; there are {', '.join(JobStatus)}") from None

@@ -5,50 +5,69 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
-import typer
+from click.exceptions import Exit
 
+from sidework.cli import options
 from sidework.cli.failures import ExitCode, UsageError
+from sidework.cli.grammar import argument, command, flag, option
 from sidework.cli.loading import load_service, open_service
 from sidework.cli.look import without_secrets
-from sidework.cli.options import App, AsJson, Database
 from sidework.cli.output import complain, first_line, in_words, print_json, say
 from sidework.errors import WaitTimeout
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sidework import BackgroundService, Job
     from sidework.model.options import JobKeywords
 
 MOST_WORDS = 3
 
 
+class _Keywords(TypedDict):
+    """What a job may be given beside its payload; None: was not said."""
+
+    priority: int | None
+    max_attempts: int | None
+    delay: float | None
+    queue: str | None
+    unique_key: str | None
+
+
+@command
+@argument(
+    "words",
+    metavar="[APP] KEY [PAYLOAD]",
+    nargs=-1,
+    required=True,
+    help="PAYLOAD is a JSON object, @FILE, or - for standard input. APP may also come from --app.",
+)
+@option("--priority", metavar="N", type=int, help="Higher runs first.")
+@option("--max-attempts", metavar="N", type=int, help="Tries at most.")
+@option("--delay", metavar="SECONDS", type=float, help="Not before so long.")
+@option("--queue", metavar="QUEUE", help="Into this queue.")
+@option("--unique-key", metavar="TEXT", help="If a job holds it already: that job's number.")
+@flag("--wait", help="Wait for the end; print the result.")
+@option("--timeout", metavar="SECONDS", type=float, help="Wait no longer.")
+@options.place
+@options.as_json
 def enqueue(
-    words: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="[APP] KEY [PAYLOAD]",
-            help="PAYLOAD is a JSON object, @FILE, or - for standard input. APP may also come from --app.",
-        ),
-    ],
-    priority: Annotated[int | None, typer.Option("--priority", metavar="N", help="Higher runs first.")] = None,
-    max_attempts: Annotated[int | None, typer.Option("--max-attempts", metavar="N", help="Tries at most.")] = None,
-    delay: Annotated[float | None, typer.Option("--delay", metavar="SECONDS", help="Not before so long.")] = None,
-    queue: Annotated[str | None, typer.Option("--queue", metavar="QUEUE", help="Into this queue.")] = None,
-    unique_key: Annotated[
-        str | None, typer.Option("--unique-key", metavar="TEXT", help="If a job holds it already: that job's number.")
-    ] = None,
-    wait: Annotated[bool, typer.Option("--wait", help="Wait for the end; print the result.")] = False,
-    timeout: Annotated[float | None, typer.Option("--timeout", metavar="SECONDS", help="Wait no longer.")] = None,
-    database: Database = None,
-    app: App = None,
-    as_json: AsJson = False,
+    *,
+    words: tuple[str, ...],
+    wait: bool,
+    timeout: float | None,
+    database: str | None,
+    app: str | None,
+    as_json: bool,
+    **keywords: Unpack[_Keywords],
 ) -> None:
     """Enqueue a job and print its number. With --database and no APP the key is not checked."""
     given_app, key, text = split_words(words)
-    service = load_service(given_app or app) if given_app or app else open_service(database, None)
-    keywords = _given(priority=priority, max_attempts=max_attempts, delay=delay, queue=queue, unique_key=unique_key)
-    job_id = _insert(service, key, read_payload(text), keywords, checked=bool(given_app or app))
+    app = given_app or app
+    service = load_service(app) if app else open_service(database=database, app=None)
+    job_id = _insert(service, key, read_payload(text), _given(keywords), checked=bool(app))
     if wait:
         _wait(service, job_id, timeout, as_json=as_json)
     elif as_json:
@@ -57,7 +76,7 @@ def enqueue(
         say(str(job_id))
 
 
-def split_words(words: list[str]) -> tuple[str | None, str, str | None]:
+def split_words(words: Sequence[str]) -> tuple[str | None, str, str | None]:
     """Return app, key and payload text. Two words are KEY PAYLOAD if the second looks like a payload, else APP KEY."""
     if len(words) > MOST_WORDS:
         raise UsageError("too many words; quote the payload: sidework enqueue APP KEY '{\"name\": 1}'")
@@ -101,9 +120,9 @@ def _text_behind(word: str) -> str:
         raise UsageError(f"cannot read the payload from {word.removeprefix('@')}: {error}") from error
 
 
-def _given(**options: object) -> JobKeywords:
+def _given(keywords: _Keywords) -> JobKeywords:
     found: JobKeywords = {}
-    found.update({name: value for name, value in options.items() if value is not None})  # type: ignore[typeddict-item]
+    found.update({name: value for name, value in keywords.items() if value is not None})  # type: ignore[typeddict-item]
     return found
 
 
@@ -122,7 +141,7 @@ def _wait(service: BackgroundService, job_id: int, timeout: float | None, *, as_
         job = service.wait(job_id, timeout)
     except WaitTimeout as error:
         complain(str(error))
-        raise typer.Exit(ExitCode.NO) from error
+        raise Exit(ExitCode.NO) from error
     tell_end(job, as_json=as_json)
 
 
@@ -143,4 +162,4 @@ def leave_with(job: Job) -> None:
     """Leave with an exit code that says how a job ended."""
     from sidework import JobStatus
 
-    raise typer.Exit(ExitCode.DONE if job.status is JobStatus.COMPLETED else ExitCode.NO)
+    raise Exit(ExitCode.DONE if job.status is JobStatus.COMPLETED else ExitCode.NO)

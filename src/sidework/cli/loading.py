@@ -27,7 +27,7 @@ def load_service(app: str | None) -> BackgroundService:
     return _named(module, attribute) if attribute else _only_one(module)
 
 
-def open_service(database: str | None, app: str | None) -> BackgroundService:
+def open_service(*, database: str | None, app: str | None) -> BackgroundService:
     """Return a service on the database given, or the app's."""
     if database:
         return _service_on(database)
@@ -45,9 +45,9 @@ def _service_on(database: str) -> BackgroundService:
         raise UsageError(str(error)) from error
 
 
-def open_jobs(database: str | None, app: str | None) -> BackgroundJobManager:
+def open_jobs(*, database: str | None, app: str | None) -> BackgroundJobManager:
     """Return the manager of the database given, or of the app's."""
-    return open_service(database, app).jobs
+    return open_service(database=database, app=app).jobs
 
 
 def _import(name: str) -> ModuleType:

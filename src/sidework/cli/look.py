@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
+import click
 import msgspec
-import typer
 
+from sidework.cli import options
 from sidework.cli.conditions import Conditions
 from sidework.cli.failures import UsageError
+from sidework.cli.grammar import command, flag, option
 from sidework.cli.loading import load_service, open_jobs
-from sidework.cli.options import App, AsJson, Database, JobId, Key, Queue, Status
+from sidework.cli.options import Place
 from sidework.cli.output import (
     duration,
     first_line,
@@ -33,32 +35,40 @@ if TYPE_CHECKING:
 LONGEST_ERROR_IN_A_TABLE = 60
 
 
+@command
+@options.status
+@options.key
+@options.queue
+@option("--limit", "-n", metavar="N", type=click.IntRange(min=1), default=50, help="At most so many.")
+@option("--after", metavar="ID", type=int, help="Go on beyond this job.")
+@flag("--oldest-first", help="Oldest first, not newest first.")
+@options.place
+@options.as_json
 def jobs(
-    status: Status = None,
-    key: Key = None,
-    queue: Queue = None,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many.")] = 50,
-    after: Annotated[int | None, typer.Option("--after", metavar="ID", help="Go on beyond this job.")] = None,
-    oldest_first: Annotated[bool, typer.Option("--oldest-first", help="Oldest first, not newest first.")] = False,
-    database: Database = None,
-    app: App = None,
-    as_json: AsJson = False,
+    *,
+    status: tuple[str, ...],
+    key: str | None,
+    queue: str | None,
+    limit: int,
+    after: int | None,
+    oldest_first: bool,
+    as_json: bool,
+    **where: Unpack[Place],
 ) -> None:
     """List jobs, newest first."""
     which = Conditions(status=status, key=key, queue=queue).for_manager()
-    found = open_jobs(database, app).list(**which, after=after, limit=limit, newest_first=not oldest_first)
+    found = open_jobs(**where).list(**which, after=after, limit=limit, newest_first=not oldest_first)
     print_list([without_secrets(job) for job in found], _JOB_COLUMNS, as_json=as_json, nothing="no jobs")
 
 
-def show(
-    job_id: JobId,
-    reveal: Annotated[bool, typer.Option("--reveal", help="Show passwords, tokens and the like as they are.")] = False,
-    database: Database = None,
-    app: App = None,
-    as_json: AsJson = False,
-) -> None:
+@command
+@options.job_id
+@flag("--reveal", help="Show passwords, tokens and the like as they are.")
+@options.place
+@options.as_json
+def show(*, job_id: int, reveal: bool, as_json: bool, **where: Unpack[Place]) -> None:
     """Show all that is known of one job."""
-    manager = open_jobs(database, app)
+    manager = open_jobs(**where)
     job = manager.get(job_id)
     answer = msgspec.structs.asdict(job if reveal else without_secrets(job))
     lines = manager.log(job_id)
@@ -73,32 +83,40 @@ def show(
         say(f"{line.at:%Y-%m-%d %H:%M:%S}Z  {line.message}")
 
 
-def stats(database: Database = None, app: App = None, as_json: AsJson = False) -> None:
+@command
+@options.place
+@options.as_json
+def stats(*, as_json: bool, **where: Unpack[Place]) -> None:
     """Count jobs by status."""
-    counts = {status.value: number for status, number in open_jobs(database, app).counts().items()}
+    counts = {status.value: number for status, number in open_jobs(**where).counts().items()}
     if as_json:
         print_json(counts)
     else:
         print_table(["status", "jobs"], ([name, f"{number:,}"] for name, number in counts.items()))
 
 
-def workers(database: Database = None, app: App = None, as_json: AsJson = False) -> None:
+@command
+@options.place
+@options.as_json
+def workers(*, as_json: bool, **where: Unpack[Place]) -> None:
     """List workers: the living, and those that died and were not yet cleared away."""
-    print_list(open_jobs(database, app).workers(), _WORKER_COLUMNS, as_json=as_json, nothing="no workers")
+    print_list(open_jobs(**where).workers(), _WORKER_COLUMNS, as_json=as_json, nothing="no workers")
 
 
-def queues(database: Database = None, app: App = None, as_json: AsJson = False) -> None:
+@command
+@options.place
+@options.as_json
+def queues(*, as_json: bool, **where: Unpack[Place]) -> None:
     """List queues that hold jobs, are paused or have a limit."""
-    print_list(open_jobs(database, app).queues(), _QUEUE_COLUMNS, as_json=as_json, nothing="no queues")
+    print_list(open_jobs(**where).queues(), _QUEUE_COLUMNS, as_json=as_json, nothing="no queues")
 
 
-def handlers(
-    app: Annotated[str | None, typer.Argument(metavar="APP", envvar="SIDEWORK_APP", help="module:attribute.")] = None,
-    app_option: Annotated[str | None, typer.Option("--app", "-A", metavar="APP", help="The same as APP.")] = None,
-    as_json: AsJson = False,
-) -> None:
+@command
+@options.named_app
+@options.as_json
+def handlers(*, app: str | None, as_json: bool) -> None:
     """List the handlers of an app."""
-    service = load_service(app_option or app)
+    service = load_service(app)
     service.load_imports()
     found = [service.handlers[key] for key in sorted(service.handlers)]
     if as_json:
@@ -110,9 +128,13 @@ def handlers(
         raise UsageError("this app has no handlers; register one with @service.handler")
 
 
-def explain(job_id: JobId, database: Database = None, app: App = None, as_json: AsJson = False) -> None:
+@command
+@options.job_id
+@options.place
+@options.as_json
+def explain(*, job_id: int, as_json: bool, **where: Unpack[Place]) -> None:
     """Say why a job is not running."""
-    explanation = open_jobs(database, app).explain(job_id)
+    explanation = open_jobs(**where).explain(job_id)
     if as_json:
         print_json({"id": job_id, **msgspec.structs.asdict(explanation)})
     else:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
+import click
+from click.exceptions import Exit
 
+from sidework.cli import options
 from sidework.cli.bar import Bar
 from sidework.cli.failures import ExitCode, UsageError
-from sidework.cli.options import AsJson, Yes
+from sidework.cli.grammar import argument, command, flag, option
 from sidework.cli.output import clean, complain, print_json, print_table, say
 from sidework.cli.steer import Manner, agreed, counted
 from sidework.errors import SideworkError
@@ -20,24 +22,22 @@ if TYPE_CHECKING:
 
 GRACE = 60.0
 
-Source = Annotated[str, typer.Argument(metavar="SOURCE", help="The SQLite file that the jobs leave.")]
-Target = Annotated[str, typer.Argument(metavar="TARGET", help="The URL of an empty PostgreSQL database or schema.")]
-Grace = Annotated[
-    float, typer.Option("--grace", metavar="SECONDS", min=0, help="How long jobs that run now may take to end.")
-]
-Abort = Annotated[bool, typer.Option("--abort", help="Go back, if the jobs were not used at the target yet.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be moved and what is in the way.")]
 
-
-def move(
-    source: Source,
-    target: Target,
-    grace: Grace = GRACE,
-    abort: Abort = False,
-    dry_run: DryRun = False,
-    yes: Yes = False,
-    as_json: AsJson = False,
-) -> None:
+@command
+@argument("source", metavar="SOURCE", help="The SQLite file that the jobs leave.")
+@argument("target", metavar="TARGET", help="The URL of an empty PostgreSQL database or schema.")
+@option(
+    "--grace",
+    metavar="SECONDS",
+    type=click.FloatRange(min=0),
+    default=GRACE,
+    help="How long jobs that run now may take to end.",
+)
+@flag("--abort", help="Go back, if the jobs were not used at the target yet.")
+@flag("--dry-run", help="Only say what would be moved and what is in the way.")
+@options.yes
+@options.as_json
+def move(*, source: str, target: str, grace: float, abort: bool, dry_run: bool, yes: bool, as_json: bool) -> None:
     """Move all jobs from a SQLite file to a PostgreSQL database; run it again if it was broken off."""
     manner = Manner(yes=yes, dry_run=dry_run, as_json=as_json)
     bar = _Steps(wanted=not as_json)
@@ -50,7 +50,7 @@ def move(
     except KeyboardInterrupt as stop:
         bar.stop()
         complain("\n".join(["sidework: interrupted", *getattr(stop, "__notes__", ())]))
-        raise typer.Exit(ExitCode.INTERRUPTED) from stop
+        raise Exit(ExitCode.INTERRUPTED) from stop
     finally:
         bar.stop()
         act.close()
@@ -70,12 +70,12 @@ def _move(act: Move, manner: Manner, bar: _Steps, grace: float) -> None:
     bar.stop()
     if manner.dry_run:
         _tell_plan(plan, as_json=manner.as_json)
-        raise typer.Exit(ExitCode.NO if plan.in_the_way else ExitCode.DONE)
+        raise Exit(ExitCode.NO if plan.in_the_way else ExitCode.DONE)
     if plan.in_the_way:
         _complain_of(plan)
-        raise typer.Exit(ExitCode.NO)
+        raise Exit(ExitCode.NO)
     if plan.stage != "moved" and not agreed(_question(plan), manner):
-        raise typer.Exit(ExitCode.NO)
+        raise Exit(ExitCode.NO)
     moved = act.run(grace=grace)
     bar.stop()
     _tell_moved(moved, as_json=manner.as_json)
@@ -93,7 +93,7 @@ def _go_back(act: Move, manner: Manner, source: str) -> None:
     if manner.dry_run:
         raise UsageError("--abort knows no --dry-run: it changes nothing where it cannot be done")
     if not agreed(f"The jobs will be in {clean(source)} again and nowhere else. Go on", manner):
-        raise typer.Exit(ExitCode.NO)
+        raise Exit(ExitCode.NO)
     act.abort()
     if manner.as_json:
         print_json({"aborted": True})

@@ -6,11 +6,14 @@ import os
 import sys
 from importlib.metadata import version as version_of
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
+import click
+from click.exceptions import Exit
 
+from sidework.cli import options
 from sidework.cli.failures import ExitCode, UsageError
+from sidework.cli.grammar import command, flag, option
 from sidework.cli.loading import load_service
 from sidework.cli.output import say
 from sidework.cli.supervisor import Supervisor, command_again, end_with_the_supervisor
@@ -19,16 +22,15 @@ if TYPE_CHECKING:
     from sidework import BackgroundService
 
 
+@command
+@options.named_app
+@option("--queues", metavar="A,B", help="Serve only these queues.")
+@option("--concurrency", "-c", metavar="N", type=click.IntRange(min=1), help="Jobs at once in each queue.")
+@option("--processes", metavar="N", type=click.IntRange(min=1), default=1, help="Run so many of these.")
+@flag("--until-idle", help="Stop when nothing is left to do.")
+@flag("--reload", help="Start again when a .py file here changes.")
 def run(
-    app: Annotated[str | None, typer.Argument(metavar="APP", envvar="SIDEWORK_APP", help="module:attribute.")] = None,
-    app_option: Annotated[str | None, typer.Option("--app", "-A", metavar="APP", help="The same as APP.")] = None,
-    queues: Annotated[str | None, typer.Option("--queues", metavar="A,B", help="Serve only these queues.")] = None,
-    concurrency: Annotated[
-        int | None, typer.Option("--concurrency", "-c", min=1, metavar="N", help="Jobs at once in each queue.")
-    ] = None,
-    processes: Annotated[int, typer.Option("--processes", min=1, metavar="N", help="Run so many of these.")] = 1,
-    until_idle: Annotated[bool, typer.Option("--until-idle", help="Stop when nothing is left to do.")] = False,
-    reload: Annotated[bool, typer.Option("--reload", help="Start again when a .py file here changes.")] = False,
+    *, app: str | None, queues: str | None, concurrency: int | None, processes: int, until_idle: bool, reload: bool
 ) -> None:
     """Run the jobs of an app.
 
@@ -36,23 +38,22 @@ def run(
     third leaves at once. Exit code 4: stopped with work given back.
     """
     end_with_the_supervisor()
-    name = app_option or app
-    service = load_service(name)
+    service = load_service(app)
     service.load_imports()
     if not service.handlers:
-        raise UsageError(f"{name} has no handlers; register one with @service.handler, or name its module in imports=")
+        raise UsageError(f"{app} has no handlers; register one with @service.handler, or name its module in imports=")
     if processes > 1 or reload:
         supervisor = Supervisor(
-            command_again(_arguments(name or "", queues, concurrency, until_idle=until_idle)),
+            command_again(_arguments(app or "", queues, concurrency, until_idle=until_idle)),
             count=processes,
             restart_on_change=Path.cwd() if reload else None,
         )
-        raise typer.Exit(supervisor.run())
+        raise Exit(supervisor.run())
     _adjust(service, queues, concurrency)
     service.migrate()
     _announce(service)
     finished = service.run_until_idle() if until_idle else service.run()
-    raise typer.Exit(ExitCode.DONE if finished else ExitCode.GIVEN_BACK)
+    raise Exit(ExitCode.DONE if finished else ExitCode.GIVEN_BACK)
 
 
 def _arguments(app: str, queues: str | None, concurrency: int | None, *, until_idle: bool) -> list[str]:

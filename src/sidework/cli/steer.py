@@ -6,16 +6,20 @@ Each takes the numbers of jobs, or conditions that mean many; for many it first 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Unpack
 
+import click
 import msgspec
-import typer
+from click.exceptions import Exit
 
+from sidework.cli import options
 from sidework.cli.conditions import Conditions
 from sidework.cli.failures import ExitCode, UsageError
+from sidework.cli.grammar import all_of, command, option
 from sidework.cli.loading import open_jobs
-from sidework.cli.options import App, AsJson, Database, DryRun, JobIds, Key, OlderThan, Queue, Status, Yes
+from sidework.cli.options import Place
 from sidework.cli.output import complain, print_json, say
 from sidework.errors import JobNotFound
 
@@ -43,101 +47,91 @@ class Act(msgspec.Struct, frozen=True, kw_only=True):
     many: Callable[[JobConditions], int]
 
 
-def retry(
-    ids: JobIds = None,
-    status: Status = None,
-    key: Key = None,
-    queue: Queue = None,
-    older_than: OlderThan = None,
-    yes: Yes = False,
-    dry_run: DryRun = False,
-    database: Database = None,
-    app: App = None,
-    as_json: AsJson = False,
-) -> None:
+class Words(Place):
+    """What is typed to name jobs, and how it is to be done: what `_words` gives a command."""
+
+    ids: tuple[int, ...]
+    status: tuple[str, ...]
+    key: str | None
+    queue: str | None
+    older_than: timedelta | None
+    yes: bool
+    dry_run: bool
+    as_json: bool
+
+
+_words = all_of(
+    options.job_ids,
+    options.status,
+    options.key,
+    options.queue,
+    options.older_than,
+    options.yes,
+    options.dry_run,
+    options.place,
+    options.as_json,
+)
+
+
+@command
+@_words
+def retry(**words: Unpack[Words]) -> None:
     """Run failed and cancelled jobs again, and jobs that wait for their time now."""
-    manager = open_jobs(database, app)
+    manager = _manager(words)
     act = Act(
         done="retried",
         reach=_statuses_named("FAILED", "CANCELLED"),
         one=manager.retry,
         many=lambda which: manager.retry_many(**which),
     )
-    which = Conditions(status=status, key=key, queue=queue, older_than=older_than)
-    _steer(manager, act, ids, which, Manner(yes=yes, dry_run=dry_run, as_json=as_json))
+    _steer(manager, act, words)
 
 
-def cancel(
-    ids: JobIds = None,
-    status: Status = None,
-    key: Key = None,
-    queue: Queue = None,
-    older_than: OlderThan = None,
-    yes: Yes = False,
-    dry_run: DryRun = False,
-    database: Database = None,
-    app: App = None,
-    as_json: AsJson = False,
-) -> None:
+@command
+@_words
+def cancel(**words: Unpack[Words]) -> None:
     """End waiting jobs at once, and ask running ones to end."""
-    manager = open_jobs(database, app)
+    manager = _manager(words)
     act = Act(
         done="cancelled",
         reach=_statuses_named("PENDING", "SCHEDULED", "RUNNING"),
         one=manager.cancel,
         many=lambda which: manager.cancel_many(**which),
     )
-    which = Conditions(status=status, key=key, queue=queue, older_than=older_than)
-    _steer(manager, act, ids, which, Manner(yes=yes, dry_run=dry_run, as_json=as_json))
+    _steer(manager, act, words)
 
 
-def delete(
-    ids: JobIds = None,
-    status: Status = None,
-    key: Key = None,
-    queue: Queue = None,
-    older_than: OlderThan = None,
-    yes: Yes = False,
-    dry_run: DryRun = False,
-    database: Database = None,
-    app: App = None,
-    as_json: AsJson = False,
-) -> None:
+@command
+@_words
+def delete(**words: Unpack[Words]) -> None:
     """Delete jobs that are not running; by conditions: those that have ended, unless a status is named."""
-    manager = open_jobs(database, app)
+    manager = _manager(words)
     act = Act(
         done="deleted",
         reach=_statuses_named("COMPLETED", "FAILED", "CANCELLED"),
         one=manager.delete,
         many=lambda which: manager.delete_many(**which),
     )
-    which = Conditions(status=status, key=key, queue=queue, older_than=older_than)
-    _steer(manager, act, ids, which, Manner(yes=yes, dry_run=dry_run, as_json=as_json))
+    _steer(manager, act, words)
 
 
-def set_priority(
-    priority: Annotated[int, typer.Option("--priority", metavar="N", help="Higher runs first.")],
-    ids: JobIds = None,
-    status: Status = None,
-    key: Key = None,
-    queue: Queue = None,
-    older_than: OlderThan = None,
-    yes: Yes = False,
-    dry_run: DryRun = False,
-    database: Database = None,
-    app: App = None,
-    as_json: AsJson = False,
-) -> None:
+@command
+@option("--priority", metavar="N", type=int, required=True, help="Higher runs first.")
+@_words
+def set_priority(*, priority: int, **words: Unpack[Words]) -> None:
     """Change the priority of waiting jobs."""
-    manager = open_jobs(database, app)
+    manager = _manager(words)
     act = Act(
         done="changed",
         reach=_statuses_named("PENDING", "SCHEDULED"),
         one=lambda job_id: manager.set_priority(job_id, priority),
         many=lambda which: manager.set_priority_many(priority, **which),
     )
-    which = Conditions(status=status, key=key, queue=queue, older_than=older_than)
-    _steer(manager, act, ids, which, Manner(yes=yes, dry_run=dry_run, as_json=as_json))
+    _steer(manager, act, words)
+
+
+def _manager(words: Words) -> BackgroundJobManager:
+    return open_jobs(database=words["database"], app=words["app"])
 
 
 def agreed(question: str, manner: Manner) -> bool:
@@ -146,21 +140,21 @@ def agreed(question: str, manner: Manner) -> bool:
         return True
     if manner.as_json or not sys.stdin.isatty():
         raise UsageError(f"{question}? Nobody is here to be asked; add --yes, or --dry-run")
-    return typer.confirm(f"{question}?", err=True)
+    return click.confirm(f"{question}?", err=True)
 
 
-def _steer(
-    manager: BackgroundJobManager, act: Act, ids: list[int] | None, conditions: Conditions, manner: Manner
-) -> None:
-    if bool(ids) == conditions.given:
+def _steer(manager: BackgroundJobManager, act: Act, words: Words) -> None:
+    which = Conditions(status=words["status"], key=words["key"], queue=words["queue"], older_than=words["older_than"])
+    manner = Manner(yes=words["yes"], dry_run=words["dry_run"], as_json=words["as_json"])
+    if bool(words["ids"]) == which.given:
         raise UsageError("say which jobs: their numbers, or conditions such as --status, --key or --older-than")
-    if ids:
-        _steer_each(manager, act, ids, manner)
+    if words["ids"]:
+        _steer_each(manager, act, words["ids"], manner)
     else:
-        _steer_many(manager, act, conditions, manner)
+        _steer_many(manager, act, which, manner)
 
 
-def _steer_each(manager: BackgroundJobManager, act: Act, ids: list[int], manner: Manner) -> None:
+def _steer_each(manager: BackgroundJobManager, act: Act, ids: Sequence[int], manner: Manner) -> None:
     if manner.dry_run:
         _tell_count(len(ids), f"would be {act.done}", manner)
         return
@@ -170,10 +164,10 @@ def _steer_each(manager: BackgroundJobManager, act: Act, ids: list[int], manner:
     else:
         _tell_each(act, ids, left_alone)
     if left_alone:
-        raise typer.Exit(ExitCode.NO)
+        raise Exit(ExitCode.NO)
 
 
-def _tell_each(act: Act, ids: list[int], left_alone: dict[int, str]) -> None:
+def _tell_each(act: Act, ids: Sequence[int], left_alone: dict[int, str]) -> None:
     for job_id in ids:
         if job_id in left_alone:
             complain(left_alone[job_id])
@@ -199,7 +193,7 @@ def _steer_many(manager: BackgroundJobManager, act: Act, conditions: Conditions,
     elif agreed(f"{counted(number)} will be {act.done}. Go on", manner):
         _tell_count(act.many(which), act.done, manner)
     else:
-        raise typer.Exit(ExitCode.NO)
+        raise Exit(ExitCode.NO)
 
 
 def _tell_count(number: int, what: str, manner: Manner) -> None:

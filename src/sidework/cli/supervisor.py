@@ -141,7 +141,7 @@ def _code_at_a_stop(code: int) -> int:
 def end_with_the_supervisor() -> None:
     """In one of several processes: end as by SIGTERM when the process that looks after them is gone."""
     if (descriptor := os.environ.pop(LIFELINE, None)) is not None:
-        os.set_inheritable(int(descriptor), False)
+        os.set_inheritable(int(descriptor), False)  # noqa: FBT003 - it knows no keywords
         threading.Thread(target=_end_at, args=(int(descriptor),), name="sidework-lifeline", daemon=True).start()
 
 

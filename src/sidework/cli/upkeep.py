@@ -5,50 +5,63 @@ from __future__ import annotations
 import sys
 from datetime import timedelta
 from importlib.metadata import version as version_of
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Unpack
 
-import typer
+from click.exceptions import Exit
 
+from sidework.cli import options
 from sidework.cli.conditions import statuses
 from sidework.cli.failures import ExitCode, UsageError
+from sidework.cli.grammar import argument, command
 from sidework.cli.loading import open_jobs, open_service
-from sidework.cli.options import App, AsJson, Database, DryRun, Key, OlderThan, Status, Yes
+from sidework.cli.options import Place
 from sidework.cli.output import print_answer, print_json, say
 from sidework.cli.steer import Manner, agreed, counted
 
 if TYPE_CHECKING:
     from sidework.model.job import RetentionRule
 
-QueueName = Annotated[str, typer.Argument(metavar="QUEUE", help="The name of the queue.")]
+_queue_name = argument("queue", metavar="QUEUE", help="The name of the queue.")
 
 
-def migrate(database: Database = None, app: App = None, as_json: AsJson = False) -> None:
+@command
+@options.place
+@options.as_json
+def migrate(*, as_json: bool, **where: Unpack[Place]) -> None:
     """Create the tables, or bring them up to date; makes a missing SQLite file."""
-    version = open_service(database, app).migrate()
+    version = open_service(**where).migrate()
     if as_json:
         print_json({"schema_version": version})
     else:
         say(f"the tables are up to date (version {version})")
 
 
+@command
+@options.status
+@options.key
+@options.older_than
+@options.yes
+@options.dry_run
+@options.place
+@options.as_json
 def prune(
-    status: Status = None,
-    key: Key = None,
-    older_than: OlderThan = None,
-    yes: Yes = False,
-    dry_run: DryRun = False,
-    database: Database = None,
-    app: App = None,
-    as_json: AsJson = False,
+    *,
+    status: tuple[str, ...],
+    key: str | None,
+    older_than: timedelta | None,
+    yes: bool,
+    dry_run: bool,
+    as_json: bool,
+    **where: Unpack[Place],
 ) -> None:
     """Delete jobs that ended long ago: completed 7 days, failed and cancelled 30 days, or as --older-than says."""
-    manager = open_jobs(database, app)
+    manager = open_jobs(**where)
     rules = _rules(status, key, older_than)
     manner = Manner(yes=yes, dry_run=dry_run, as_json=as_json)
     number = manager.count_prunable(rules)
     if not dry_run and number:
         if not agreed(f"{counted(number)} will be deleted. Go on", manner):
-            raise typer.Exit(ExitCode.NO)
+            raise Exit(ExitCode.NO)
         number = manager.prune(rules)
     what = "would be deleted" if dry_run else "deleted"
     if as_json:
@@ -57,19 +70,29 @@ def prune(
         say(f"{counted(number)} {what}")
 
 
-def pause(queue: QueueName, database: Database = None, app: App = None, as_json: AsJson = False) -> None:
+@command
+@_queue_name
+@options.place
+@options.as_json
+def pause(*, queue: str, as_json: bool, **where: Unpack[Place]) -> None:
     """Let no job of a queue begin; what runs goes on."""
-    open_jobs(database, app).pause(queue)
+    open_jobs(**where).pause(queue)
     _tell_queue(queue, paused=True, as_json=as_json)
 
 
-def resume(queue: QueueName, database: Database = None, app: App = None, as_json: AsJson = False) -> None:
+@command
+@_queue_name
+@options.place
+@options.as_json
+def resume(*, queue: str, as_json: bool, **where: Unpack[Place]) -> None:
     """Let the jobs of a paused queue begin again."""
-    open_jobs(database, app).resume(queue)
+    open_jobs(**where).resume(queue)
     _tell_queue(queue, paused=False, as_json=as_json)
 
 
-def version(as_json: AsJson = False) -> None:
+@command
+@options.as_json
+def version(*, as_json: bool) -> None:
     """Print the versions of sidework, Python and SQLite."""
     import sqlite3
 
@@ -88,7 +111,7 @@ def _tell_queue(queue: str, *, paused: bool, as_json: bool) -> None:
         say(f"queue {queue} is {'paused' if paused else 'going on'}")
 
 
-def _rules(status: list[str] | None, key: str | None, older_than: timedelta | None) -> list[RetentionRule]:
+def _rules(status: tuple[str, ...], key: str | None, older_than: timedelta | None) -> list[RetentionRule]:
     """Return what may go: the defaults, narrowed to the statuses and the key named, with the age given."""
     import msgspec
 

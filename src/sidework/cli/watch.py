@@ -6,21 +6,27 @@ import asyncio
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
+from sidework.cli import options
 from sidework.cli.enqueue import leave_with, tell_end
+from sidework.cli.grammar import command
 from sidework.cli.loading import open_service
 from sidework.cli.look import how_far, without_secrets
-from sidework.cli.options import App, AsJson, Database, JobId
+from sidework.cli.options import Place
 from sidework.cli.output import clean, console, print_json, say
 
 if TYPE_CHECKING:
     from sidework import BackgroundService, Job
 
 
-def watch(job_id: JobId, database: Database = None, app: App = None, as_json: AsJson = False) -> None:
+@command
+@options.job_id
+@options.place
+@options.as_json
+def watch(*, job_id: int, as_json: bool, **where: Unpack[Place]) -> None:
     """Follow a job until it ends. Exit code 0: completed; 1: failed or cancelled."""
-    service = open_service(database, app)
+    service = open_service(**where)
     service.jobs.get(job_id)
     if as_json:
         leave_with(asyncio.run(_follow(service, job_id, lambda job: print_json(without_secrets(job)))))

@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
+import click
+from click.exceptions import Exit
 
+from sidework.cli import options
 from sidework.cli.failures import UsageError
-from sidework.cli.options import AsJson
+from sidework.cli.grammar import argument, command, option
 from sidework.cli.output import complain, print_json, print_table, say
 
 if TYPE_CHECKING:
@@ -23,27 +25,45 @@ NAMES = ("pickup", "effects", "enqueue", "beside", "drain", "sharing", "growth",
 HUNDRED = 100
 
 
+@command
+@argument("names", metavar="[NAME]...", nargs=-1, help=f"Some of: {', '.join(NAMES)}.")
+@option("--runs", metavar="N", type=click.IntRange(min=1), default=3, help="Take each figure so often.")
+@option(
+    "--jobs",
+    metavar="N",
+    type=click.IntRange(min=10),
+    default=50_000,
+    help="No-op jobs in a run; slower ones take a part of it.",
+)
+@option(
+    "--seconds",
+    metavar="S",
+    type=click.FloatRange(min=0.1),
+    default=3.0,
+    help="How long idleness and disturbance last.",
+)
+@option(
+    "--rows", metavar="N", type=click.IntRange(min=0), default=1_000_000, help="Finished and future rows of growth."
+)
+@option("--folder", metavar="FOLDER", type=click.Path(path_type=Path), help="On the disk to measure; the current one.")
+@option(
+    "--slow-fsync",
+    metavar="MS",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    help="Let each fsync take so much longer.",
+)
+@options.as_json
 def bench(
-    names: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME]...", help=f"Some of: {', '.join(NAMES)}.")
-    ] = None,
-    runs: Annotated[int, typer.Option("--runs", min=1, metavar="N", help="Take each figure so often.")] = 3,
-    jobs: Annotated[
-        int, typer.Option("--jobs", min=10, metavar="N", help="No-op jobs in a run; slower ones take a part of it.")
-    ] = 50_000,
-    seconds: Annotated[
-        float, typer.Option("--seconds", min=0.1, metavar="S", help="How long idleness and disturbance last.")
-    ] = 3.0,
-    rows: Annotated[
-        int, typer.Option("--rows", min=0, metavar="N", help="Finished and future rows of growth.")
-    ] = 1_000_000,
-    folder: Annotated[
-        Path | None, typer.Option("--folder", metavar="FOLDER", help="On the disk to measure; the current one.")
-    ] = None,
-    slow_fsync: Annotated[
-        float, typer.Option("--slow-fsync", min=0, metavar="MS", help="Let each fsync take so much longer.")
-    ] = 0.0,
-    as_json: AsJson = False,
+    *,
+    names: tuple[str, ...],
+    runs: int,
+    jobs: int,
+    seconds: float,
+    rows: int,
+    folder: Path | None,
+    slow_fsync: float,
+    as_json: bool,
 ) -> None:
     """Measure what this machine reaches, beside what plain sqlite3 reaches in the same run.
 
@@ -52,13 +72,13 @@ def bench(
     chosen = _chosen(names)
     if slow_fsync:
         words = _words(chosen, runs=runs, jobs=jobs, seconds=seconds, rows=rows, folder=folder, as_json=as_json)
-        raise typer.Exit(_run_again(words, slow_fsync))
+        raise Exit(_run_again(words, slow_fsync))
     with _workplace(folder) as place:
         _measure(chosen, place, runs=runs, jobs=jobs, seconds=seconds, rows=rows, as_json=as_json)
 
 
-def _chosen(names: list[str] | None) -> list[str]:
-    unknown = set(names or ()) - set(NAMES)
+def _chosen(names: tuple[str, ...]) -> list[str]:
+    unknown = set(names) - set(NAMES)
     if unknown:
         raise UsageError(f"there is no benchmark {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
     return [name for name in NAMES if not names or name in names]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
+import click
+from click.exceptions import Exit
 
+from sidework.cli import options
 from sidework.cli.failures import ExitCode, UsageError
-from sidework.cli.options import AsJson
+from sidework.cli.grammar import argument, command, flag, option
 from sidework.cli.output import complain, print_json, print_table, say
 
 if TYPE_CHECKING:
@@ -22,24 +24,37 @@ SHOWN_REASONS = 5
 SHOWN_HITS = 3
 
 
+@command
+@argument(
+    "folder",
+    metavar="[FOLDER]",
+    type=click.Path(path_type=Path),
+    required=False,
+    help="Read the files in here, not Python's own library.",
+)
+@flag("--calm", help="Kill nobody.")
+@flag("--without-fence", help="The control: effects committed apart from their job.")
+@option(
+    "--pace",
+    metavar="SECONDS",
+    type=click.FloatRange(min=0),
+    default=DEFAULT_PACE,
+    help="How long each job waits beyond its work.",
+)
+@option("--search", metavar="WORD", default="sqlite3", help="What to look up at the end.")
+@option("--database", metavar="PATH", help="Keep the run here; the file stays afterwards.")
+@flag("--fresh", help="Begin anew, even where a run was interrupted.")
+@options.as_json
 def demo(
-    folder: Annotated[
-        Path | None, typer.Argument(metavar="[FOLDER]", help="Read the files in here, not Python's own library.")
-    ] = None,
-    calm: Annotated[bool, typer.Option("--calm", help="Kill nobody.")] = False,
-    without_fence: Annotated[
-        bool,
-        typer.Option("--without-fence", help="The control: effects committed apart from their job."),
-    ] = False,
-    pace: Annotated[
-        float, typer.Option("--pace", min=0, metavar="SECONDS", help="How long each job waits beyond its work.")
-    ] = DEFAULT_PACE,
-    search: Annotated[str, typer.Option("--search", metavar="WORD", help="What to look up at the end.")] = "sqlite3",
-    database: Annotated[
-        str | None, typer.Option("--database", metavar="PATH", help="Keep the run here; the file stays afterwards.")
-    ] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew, even where a run was interrupted.")] = False,
-    as_json: AsJson = False,
+    *,
+    folder: Path | None,
+    calm: bool,
+    without_fence: bool,
+    pace: float,
+    search: str,
+    database: str | None,
+    fresh: bool,
+    as_json: bool,
 ) -> None:
     """Index Python's own library (or FOLDER) with two workers, kill them at random, and compare with a plain count.
 
@@ -56,7 +71,7 @@ def demo(
         ending = _perform(wish, place, calm=calm, fresh=fresh, word=search, quiet=as_json)
         _report(ending, wish, as_json=as_json)
         places.remove(place)
-    raise typer.Exit(ExitCode.DONE if ending.equal else ExitCode.NO)
+    raise Exit(ExitCode.DONE if ending.equal else ExitCode.NO)
 
 
 def _existing(folder: Path) -> Path:
@@ -80,7 +95,7 @@ def _perform(wish: Settings, place: Place, *, calm: bool, fresh: bool, word: str
         performance.play(show_bar=not quiet)
     except KeyboardInterrupt:
         complain(f"interrupted; the same command goes on with {place.database}, --fresh begins anew")
-        raise typer.Exit(ExitCode.INTERRUPTED) from None
+        raise Exit(ExitCode.INTERRUPTED) from None
     return performance.finish(word, show_bar=not quiet)
 
 

@@ -35,7 +35,7 @@ def recount(folder: str | None, seen_one: Callable[[], None]) -> Totals:
     return sums
 
 
-def _measure(source: Source, follow: bool) -> tuple[Reading | None, list[Source]]:
+def _measure(source: Source, follow: bool) -> tuple[Reading | None, list[Source]]:  # noqa: FBT001 - called by `map`
     try:
         reading = read(source)
     except UnreadableError:
