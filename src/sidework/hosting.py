@@ -40,10 +40,13 @@ class ThreadHost:
         self._ready.wait()
         self._raise_error()
 
-    def stop(self, ask_to_stop: Callable[[], None]) -> None:
-        """Ask, and return when the service has ended. Raises what it ended with."""
+    def refuse_its_own_thread(self) -> None:
+        """Raise if this is the thread that runs the service."""
         if self._thread is threading.current_thread():
             raise SideworkError("a handler or hook cannot stop the service that runs it: it would wait for itself")
+
+    def stop(self, ask_to_stop: Callable[[], None]) -> None:
+        """Ask, and return when the service has ended. Raises what it ended with."""
         ask_to_stop()
         self._thread.join()
         self._raise_error()

@@ -295,8 +295,10 @@ class BackgroundService:
 
     def stop(self) -> None:
         """Take no more jobs, let the running ones end within the grace period, and return when that is done."""
-        host, self._host = self._host, None
+        host = self._host
         if host is not None:
+            host.refuse_its_own_thread()  # before it is forgotten: it runs on, and somebody else will stop it
+            self._host = None
             host.stop(self._ask_to_stop)
 
     def __enter__(self) -> Self:

@@ -163,6 +163,8 @@ def test_a_handler_cannot_stop_its_own_service_and_wait_for_it(service):
 
     with service:
         job = service.wait(suicide.enqueue(), timeout=DEADLINE)
+        assert service.is_running()
+    assert not service.is_running()
     assert job.status is JobStatus.FAILED
     assert "wait for itself" in job.last_error
 
