@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
@@ -30,6 +32,22 @@ async def test_each_job_has_a_task_of_its_own(rig: Rig):
     await run(rig, *[rig.add("k") for _ in range(3)])
     assert len(tasks) == 3
     assert asyncio.current_task() not in tasks
+
+
+async def test_what_a_job_leaves_behind_is_free_without_the_garbage_collector(rig: Rig):
+    tasks = []
+
+    @rig.handler("k")
+    async def handle():
+        tasks.append(weakref.ref(asyncio.current_task()))
+        await asyncio.sleep(0)
+
+    gc.disable()
+    try:
+        await run(rig, *[rig.add("k") for _ in range(3)])
+        assert [task() for task in tasks] == [None] * 3
+    finally:
+        gc.enable()
 
 
 async def test_a_timeout_inside_a_handler_ends_only_what_it_is_around(rig: Rig):

@@ -10,8 +10,6 @@ from tests.storage.crew import Crew, Hand, at, ended, everything, ids, job, put
 from sidework.model.job import JobStatus, LogLine, Progress, Report, RetentionRule
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from sidework.storage.contract import Storage
 
 BAD_ENDS = frozenset({JobStatus.FAILED, JobStatus.CANCELLED})
@@ -85,6 +83,14 @@ def test_a_rule_for_a_key_goes_before_the_rule_for_all(storage: Storage, crew: C
     assert short not in left(storage)
 
 
+def test_a_job_that_asked_for_less_time_than_the_rules_goes_when_it_is_over(storage: Storage, hand: Hand) -> None:
+    put(storage, job(options='{"retention":5}'), job())
+    _, without = end_all(hand, JobStatus.COMPLETED, time=0)
+    assert prune(storage, keep(60, JobStatus.COMPLETED), time=4) == 0
+    assert prune(storage, keep(60, JobStatus.COMPLETED), time=6) == 1
+    assert left(storage) == [without]
+
+
 def test_one_step_looks_at_so_many_jobs_and_says_where_to_go_on(storage: Storage, hand: Hand) -> None:
     given = put(storage, *(job() for _ in range(5)))
     end_all(hand, JobStatus.COMPLETED, time=0)
@@ -111,12 +117,13 @@ def test_what_was_written_about_a_job_goes_with_it(storage: Storage, hand: Hand)
 
 
 def test_a_job_that_is_retried_while_it_is_looked_at_stays(storage: Storage, second: Storage, hand: Hand) -> None:
-    class RulesThatAnOperatorIsFasterThan(list[RetentionRule]):
-        def __iter__(self) -> Iterator[RetentionRule]:
+    class StatusesThatAnOperatorIsFasterThan(frozenset[JobStatus]):
+        def __contains__(self, status: object) -> bool:
             second.retry([job_id], now=at(9))
-            return super().__iter__()
+            return super().__contains__(status)
 
     (job_id,) = put(storage)
     end_all(hand, JobStatus.FAILED, time=0)
-    storage.prune(RulesThatAnOperatorIsFasterThan([keep(0, JobStatus.FAILED)]), after=0, limit=10, now=at(9))
+    rule = RetentionRule(statuses=StatusesThatAnOperatorIsFasterThan([JobStatus.FAILED]), keep=timedelta(0))
+    storage.prune([rule], after=0, limit=10, now=at(9))
     assert ids(hand.claim()) == [job_id]

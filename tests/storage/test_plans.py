@@ -64,6 +64,7 @@ INDEXES_USED = {
     "delete_log": {LOG},
     "delete_cancellations": {ID},
     "set_priority": {ID},
+    "prune_page": {ID},
     "prune_candidates": {ID},
 }
 """By what each hot statement finds its rows."""
@@ -105,6 +106,8 @@ PARAMETERS = {
     "number": 1,
     "priority": 0,
     "after": 5,
+    "last": 15,
+    "before": "2026-01-01T11:00:00.000Z",
     "limit": 10,
     "done": 1.0,
     "total": None,

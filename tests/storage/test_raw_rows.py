@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import closing
+from datetime import timedelta
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
 import pytest
 from tests.storage.crew import NOON, Crew, Hand, at, ended, ids, job, look, put, status
 
-from sidework.model.job import JobStatus, NewJob
+from sidework.model.job import EndedJob, JobStatus, NewJob, RetentionRule
 from sidework.storage.contract import Want
 from sidework.storage.open import open_storage
+from sidework.storage.sqlite import rows
 from sidework.storage.sqlite.store import SqliteStorage
 from sidework.storage.sqlite.turn import Turning
 from sidework.storage.statements import load
@@ -238,3 +240,30 @@ def test_an_outcome_that_a_trigger_passes_over_is_not_taken_for_written(
     assert [status(hand.storage, each.id) is JobStatus.COMPLETED for each in held] == [
         each.id % 2 == 0 for each in held
     ]
+
+
+def test_a_job_whose_time_is_no_time_is_let_go(storage: Storage, raw: sqlite3.Connection, hand: Hand) -> None:
+    put(storage)
+    hand.settle(ended(hand.claim_one()))
+    raw.execute("UPDATE background_service_jobs SET finished_at = 'some day'")
+    rule = RetentionRule(statuses=frozenset({JobStatus.COMPLETED}), keep=timedelta(days=1))
+    assert storage.prune([rule], after=0, limit=10, now=at(0)) == (1, None)
+
+
+def test_what_ended_too_lately_to_go_never_leaves_sqlite(
+    storage: Storage, hand: Hand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(storage, *(job() for _ in range(3)))
+    hand.settle(*(ended(each) for each in hand.claim(2)), time=0)
+    hand.settle(ended(hand.claim_one()), time=50)
+    seen: list[int] = []
+    ended_job = rows.ended_job
+
+    def note(row: rows.Row) -> EndedJob:
+        seen.append(row[0])
+        return ended_job(row)
+
+    monkeypatch.setattr(rows, "ended_job", note)
+    rule = RetentionRule(statuses=frozenset({JobStatus.COMPLETED}), keep=timedelta(seconds=60))
+    assert storage.prunable([rule], after=0, limit=10, now=at(70)) == (seen, None)
+    assert len(seen) == 2

@@ -33,7 +33,7 @@ PRUNE_SECONDS = 0.01
 """What one step of a sweep should take, so that nobody waits for it."""
 PRUNE_REST = 10.0
 """A sweep rests so many times as long as its last step took: it uses a tenth of one core at most."""
-FEWEST_AT_ONCE, MOST_AT_ONCE = 20, 5000
+FEWEST_AT_ONCE, MOST_AT_ONCE = 20, 1000
 AFTER_TROUBLE = 1.0
 
 NOTHING = Want(keys=frozenset())

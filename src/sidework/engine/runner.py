@@ -114,6 +114,7 @@ class Runner:
             await _roll_back_async(attempt)
             happened = _what_it_means(attempt, error)
         self._take_end(attempt, happened)
+        attempt.task = None  # whose context holds the attempt: a ring that only the garbage collector would undo
 
     def _run_in_thread(self, attempt: Attempt) -> None:
         self._call_in_thread(attempt)

@@ -126,11 +126,9 @@ def claimed_jobs(text: str) -> list[ClaimedJob]:
     return _claimed_jobs.decode(text)
 
 
-def ended_job(row: Row) -> EndedJob | None:
-    """Return a row of the `prune_candidates` statement, or None for a job that has not ended."""
+def ended_job(row: Row) -> EndedJob:
+    """Return a row of the `prune_candidates` statement."""
     _job_id, key, status, at, options = row
-    if not JobStatus(status).ended:
-        return None
     keep = own_options(options).retention
     return EndedJob(
         key=key, status=JobStatus(status), at=from_text(at), keep=None if keep is None else timedelta(seconds=keep)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final
 
 from sidework.model.lifecycle import may_go
 from sidework.storage.sqlite import rows
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from sidework.model.job import RetentionRule
+
+
+_LAST_ID: Final = 2**63 - 1
 
 
 class Steering:
@@ -54,9 +58,16 @@ class Steering:
         self, connection: sqlite3.Connection, rules: Sequence[RetentionRule], after: int, limit: int, now: datetime
     ) -> tuple[list[int], int | None]:
         """Look at `limit` jobs beyond `after`; return those that may go, and the last id looked at (None: the end)."""
-        page = connection.execute(self._sql["prune_candidates"], {"after": after, "limit": limit}).fetchall()
-        ids = [row[0] for row in page if (ended := rows.ended_job(row)) is not None and may_go(rules, ended, now=now)]
-        return ids, page[-1][0] if len(page) == limit else None
+        last = connection.execute(self._sql["prune_page"], {"after": after, "limit": limit}).fetchone()
+        go_on = None if last is None else last[0]
+        page = {
+            "after": after,
+            "last": _LAST_ID if go_on is None else go_on,
+            "before": rows.to_text(now - min((rule.keep for rule in rules), default=timedelta(0))),
+            "now": rows.to_text(now),
+        }
+        found = connection.execute(self._sql["prune_candidates"], page).fetchall()
+        return [row[0] for row in found if may_go(rules, rows.ended_job(row), now=now)], go_on
 
     def prune(
         self, connection: sqlite3.Connection, rules: Sequence[RetentionRule], after: int, limit: int, now: datetime
