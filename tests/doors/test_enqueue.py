@@ -67,6 +67,14 @@ def test_wait_has_an_end(shell: Shell, service: BackgroundService) -> None:
     assert "job 1 had not ended" in ended.stderr
 
 
+def test_who_waits_is_told_that_nobody_works(shell: Shell, service: BackgroundService) -> None:
+    words = ("enqueue", APP, "greet", '{"name": "ada"}', "--wait", "--timeout")
+    assert "no worker is alive" in shell.run(*words, 0.05).stderr
+    with service:
+        ended = shell.run(*words, 30)
+    assert (ended.stdout, ended.stderr) == ("hello ada\n", "")
+
+
 @pytest.mark.parametrize(
     ("payload", "said"),
     [

@@ -28,6 +28,15 @@ def test_it_says_what_runs(shell: Shell) -> None:
     assert "inotify" in printed or "polling" in printed
 
 
+def test_its_log_is_seen_unless_the_app_has_one_of_its_own(shell: Shell, service: BackgroundService) -> None:
+    assert "worker 1 stopped" in shell.run("run", APP, "--until-idle").stderr
+    (shell.folder / "own.py").write_text(
+        "import logging\nfrom shop import service\nlogging.basicConfig(filename='own.log', level='INFO')\n"
+    )
+    assert shell.run("run", "own", "--until-idle").stderr == ""
+    assert "worker 2 stopped" in (shell.folder / "own.log").read_text()
+
+
 def test_until_idle_does_what_is_there_and_ends(shell: Shell, service: BackgroundService) -> None:
     for name in ("a", "b", "c"):
         service.enqueue("greet", {"name": name})

@@ -16,6 +16,7 @@ def test_an_ended_job_is_shown_at_once(shell: Shell, service: BackgroundService)
     service.run_until_idle()
     assert shell.out("watch", 1, *DATABASE) == "job 1 greet: COMPLETED\nhello ada"
     assert shell.lines("watch", 1, *DATABASE)[-1]["result"] == "hello ada"
+    assert shell.run("watch", 1, *DATABASE).stderr == ""
 
 
 def test_a_failed_job_is_a_no(shell: Shell, service: BackgroundService) -> None:
@@ -30,6 +31,7 @@ def test_a_failed_job_is_a_no(shell: Shell, service: BackgroundService) -> None:
 def test_a_job_is_followed_from_waiting_to_its_end(shell: Shell, service: BackgroundService) -> None:
     job_id = service.enqueue_many([service.declare("wait_for").new(file="go")])[0]
     with shell.running("watch", job_id, "--json", *DATABASE) as watching:
+        watching.hear("no worker is alive")
         assert json.loads(watching.hear("PENDING"))["id"] == job_id
         with shell.running("run", "shop:service") as running:
             watching.hear("RUNNING")

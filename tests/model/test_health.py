@@ -56,7 +56,7 @@ def test_living_workers_are_well() -> None:
 def test_a_dead_worker_that_holds_jobs_is_ill_while_nobody_takes_them_over() -> None:
     finding = found("workers", NOTHING, worker(alive=False, running=3))
     assert finding.level is Level.ILL
-    assert "3 jobs" in finding.text
+    assert "still hold: 3" in finding.text
     assert finding.remedy
 
 

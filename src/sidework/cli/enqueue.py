@@ -137,12 +137,19 @@ def _insert(
 
 
 def _wait(service: BackgroundService, job_id: int, timeout: float | None, *, as_json: bool) -> None:
+    tell_if_nobody_works(service)
     try:
         job = service.wait(job_id, timeout)
     except WaitTimeout as error:
         complain(str(error))
         raise Exit(ExitCode.NO) from error
     tell_end(job, as_json=as_json)
+
+
+def tell_if_nobody_works(service: BackgroundService) -> None:
+    """Say, beside the answer, that waiting has no end as long as no worker is started."""
+    if not any(worker.alive for worker in service.jobs.workers()):
+        complain("sidework: no worker is alive; the job waits until one is started: sidework run APP")
 
 
 def tell_end(job: Job, *, as_json: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from importlib.metadata import version as version_of
@@ -52,6 +53,7 @@ def run(
     _adjust(service, queues, concurrency)
     service.migrate()
     _announce(service)
+    _show_the_log()
     finished = service.run_until_idle() if until_idle else service.run()
     raise Exit(ExitCode.DONE if finished else ExitCode.GIVEN_BACK)
 
@@ -82,3 +84,11 @@ def _announce(service: BackgroundService) -> None:
     for name, value in service.describe().items():
         say(f"  {name:12}{value}")
     sys.stdout.flush()
+
+
+def _show_the_log() -> None:
+    """Let a person see what the service tells, that it stops or what has failed, if the app has no log of its own."""
+    log = logging.getLogger("sidework")
+    if not log.hasHandlers():
+        log.addHandler(logging.StreamHandler())
+        log.setLevel(logging.INFO)

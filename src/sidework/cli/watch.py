@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Unpack
 
 from sidework.cli import options
-from sidework.cli.enqueue import leave_with, tell_end
+from sidework.cli.enqueue import leave_with, tell_end, tell_if_nobody_works
 from sidework.cli.grammar import command
 from sidework.cli.loading import open_service
 from sidework.cli.look import how_far, without_secrets
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 def watch(*, job_id: int, as_json: bool, **where: Unpack[Place]) -> None:
     """Follow a job until it ends. Exit code 0: completed; 1: failed or cancelled."""
     service = open_service(**where)
-    service.jobs.get(job_id)
+    if not service.jobs.get(job_id).status.ended:
+        tell_if_nobody_works(service)
     if as_json:
         leave_with(asyncio.run(_follow(service, job_id, lambda job: print_json(without_secrets(job)))))
     elif sys.stdout.isatty():

@@ -58,12 +58,14 @@ def _ended(job: Job) -> Reason:
         case JobStatus.COMPLETED:
             return Reason(code="completed", text=f"It was completed{when}, at attempt {job.attempts}.")
         case JobStatus.CANCELLED:
-            return Reason(code="cancelled", text=f"It was cancelled{when}.", remedy="retry it to run it after all")
+            return Reason(
+                code="cancelled", text=f"It was cancelled{when}.", remedy=f"run it after all: sidework retry {job.id}"
+            )
         case _:
             return Reason(
                 code="failed",
                 text=f"It failed{when} after {_count(job.attempts, 'attempt')}: {first_line}",
-                remedy="retry it when the cause is gone",
+                remedy=f"when the cause is gone: sidework retry {job.id}",
             )
 
 
@@ -153,7 +155,7 @@ def _not_due(job: Job, now: datetime) -> Reasons:
     after = f" Attempt {job.attempts} of {job.max_attempts} failed." if job.attempts and job.last_error else ""
     if job.run_at > now:
         text = f"It is due in {_span(job.run_at - now)}, at {_text_of(job.run_at)}.{after}"
-        yield Reason(code="not_due", text=text, remedy="retry it to run it now")
+        yield Reason(code="not_due", text=text, remedy=f"run it now: sidework retry {job.id}")
     else:
         yield Reason(code="due", text=f"It has been due since {_text_of(job.run_at)}.{after}")
 

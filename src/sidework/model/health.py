@@ -80,7 +80,7 @@ def _about_workers(workers: Sequence[WorkerInfo], now: datetime) -> Iterator[Fin
             subject="workers",
             level=Level.ILL,
             text=f"worker {worker.id} (process {worker.pid} on {worker.host}) lives, but has been silent for "
-            f"{_minutes(now - worker.seen_at)}; it holds {worker.running} jobs",
+            f"{_minutes(now - worker.seen_at)}; jobs that it holds: {worker.running}",
             remedy="look whether the process is stopped or stuck; when it is ended, its jobs run elsewhere at once",
         )
     if not dead and not silent:
@@ -89,7 +89,7 @@ def _about_workers(workers: Sequence[WorkerInfo], now: datetime) -> Iterator[Fin
 
 def _about_the_dead(dead: Sequence[WorkerInfo], *, anybody_lives: bool) -> Finding:
     jobs = sum(worker.running for worker in dead)
-    text = f"{len(dead)} dead workers still hold {jobs} jobs"
+    text = f"workers that died: {len(dead)}; jobs that they still hold: {jobs}"
     if anybody_lives:
         return Finding(subject="workers", level=Level.NOTICE, text=f"{text}; a living one takes them over")
     return Finding(subject="workers", level=Level.ILL, text=text, remedy="start a worker: it takes them over at once")
