@@ -90,7 +90,7 @@ def test_a_worker_leaves_lines_that_have_gone_silent(
 ) -> None:
     """Without patience, the control, it waits on: TCP sees nothing wrong with a line on which everything is taken."""
     database: Any = service._storage
-    database._database._patience = patience
+    database._database._patience = database._turns._patience = patience
     with service:
         assert is_done_within(raw, add(raw), LONGEST)
         proxy.silence_those_that_are()
@@ -126,7 +126,7 @@ def test_a_handler_whose_commit_goes_unanswered_ends(
             proxy.silence_those_that_are()
 
     database: Any = service._storage
-    database._database._patience = 0.5
+    database._database._patience = database._turns._patience = 0.5
     with service:
         found = raw.execute("INSERT INTO background_service_jobs (job_key) VALUES ('settle') RETURNING id").fetchone()
         assert found is not None

@@ -27,7 +27,7 @@ Statement = tuple[str, Mapping[str, Any]]
 Rows = Sequence[Sequence[Any]]
 Talk = Generator[Statement, Rows, T]
 
-_PARAMETER: Final = re.compile(r"%\((\w+)\)s")
+_PARAMETER: Final = re.compile(r"%\((\w+)\)[sb]")
 
 
 class Driver(Protocol):

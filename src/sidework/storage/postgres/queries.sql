@@ -4,20 +4,18 @@
 
 ------------------------------------------------------------------------------------------------ transactions
 
--- Once per transaction, and for it alone: behind a pooler the next one may have another connection. Plans are made once:
--- they must not depend on what the table held when they were made, so indexes are used even where it is nearly empty.
+-- For a connection of our own that does nothing but turns; behind a pooler, where the next transaction may have another
+-- connection, once per transaction and for it alone. Plans are made once: they must not depend on what the table held when
+-- they were made, so indexes are used even where it is nearly empty.
 -- Who is stopped or cut off in the middle holds its locks for half a minute at most.
--- Fails where the worker has no row, so that nothing that is sent behind it is done.
--- :name begin_turn
-SELECT set_config('lock_timeout', %(wait)s, true),
-       set_config('idle_in_transaction_session_timeout', '30s', true),
-       set_config('synchronous_commit', %(durable)s, true),
-       set_config('plan_cache_mode', 'force_generic_plan', true),
-       set_config('enable_seqscan', 'off', true),
-       set_config('enable_bitmapscan', 'off', true),
-       set_config('jit', 'off', true),
-       1 / COUNT(*)
-FROM background_service_workers WHERE id = %(worker)s;
+-- :name settings_of_turns
+SELECT set_config('lock_timeout', %(wait)s, %(local)s::boolean),
+       set_config('idle_in_transaction_session_timeout', '30s', %(local)s::boolean),
+       set_config('synchronous_commit', %(durable)s, %(local)s::boolean),
+       set_config('plan_cache_mode', 'force_generic_plan', %(local)s::boolean),
+       set_config('enable_seqscan', 'off', %(local)s::boolean),
+       set_config('enable_bitmapscan', 'off', %(local)s::boolean),
+       set_config('jit', 'off', %(local)s::boolean);
 
 -- For a connection of our own that commits single statements, where no pooler stands between.
 -- :name settings_for_good
@@ -31,6 +29,10 @@ SELECT set_config('lock_timeout', %(wait)s, true),
        set_config('jit', 'off', true);
 
 ------------------------------------------------------------------------------------------------ the turn: settle
+
+-- Fails where the worker has no row, so that nothing is done of the transaction that it is part of.
+-- :name has_seat
+SELECT 1 / COUNT(*) FROM background_service_workers WHERE id = %(worker)s;
 
 -- :name settle
 UPDATE background_service_jobs AS job
@@ -49,35 +51,40 @@ FROM unnest(%(ids)s::bigint[], %(claims)s::bigint[], %(statuses)s::text[], %(att
 WHERE job.id = o.id AND job.claims + 0 = o.claims AND job.status || '' = 'RUNNING'
 RETURNING job.id, job.claims;
 
--- :name cancel_what_was_asked_for
-UPDATE background_service_jobs
-SET status = 'CANCELLED', last_error = 'cancelled by request', run_at = NULL,
-    finished_at = %(now)s::timestamptz, updated_at = %(now)s::timestamptz
-WHERE id = ANY (ARRAY (
-    SELECT job.id FROM background_service_jobs AS job
-    WHERE job.id = ANY (ARRAY (SELECT job_id FROM background_service_cancellations))
-      AND job.status IN ('PENDING', 'SCHEDULED')
-    ORDER BY job.id FOR UPDATE SKIP LOCKED
-));
+------------------------------------------------------------------------------------- the turn: cancel, promote
 
--- :name forget_cancellations
+-- One statement, so three parts of it see the same: what somebody wants to end and nobody runs is ended, what is due and
+-- nobody wants to end is made ready, and requests are forgotten of jobs that have ended.
+-- :name cancel_and_promote
+WITH cancelled AS (
+    UPDATE background_service_jobs
+    SET status = 'CANCELLED', last_error = 'cancelled by request', run_at = NULL,
+        finished_at = %(now)s::timestamptz, updated_at = %(now)s::timestamptz
+    WHERE id = ANY (ARRAY (
+        SELECT job.id FROM background_service_jobs AS job
+        WHERE job.id = ANY (ARRAY (SELECT job_id FROM background_service_cancellations))
+          AND job.status IN ('PENDING', 'SCHEDULED')
+        ORDER BY job.id FOR UPDATE SKIP LOCKED
+    ))
+    RETURNING id
+),
+promoted AS (
+    UPDATE background_service_jobs
+    SET status = 'PENDING', updated_at = %(now)s::timestamptz
+    WHERE id = ANY (ARRAY (
+        SELECT id FROM background_service_jobs
+        WHERE status = 'SCHEDULED' AND run_at <= %(now)s::timestamptz
+          AND id <> ALL (ARRAY (SELECT job_id FROM background_service_cancellations))
+        ORDER BY run_at LIMIT 1000 FOR UPDATE SKIP LOCKED
+    ))
+)
 DELETE FROM background_service_cancellations AS request
-WHERE request.job_id <> ALL (ARRAY (
-    SELECT job.id FROM background_service_jobs AS job
-    WHERE job.id = ANY (ARRAY (SELECT job_id FROM background_service_cancellations))
-      AND job.status IN ('PENDING', 'SCHEDULED', 'RUNNING')
-));
-
------------------------------------------------------------------------------------------------- the turn: promote
-
--- :name promote
-UPDATE background_service_jobs
-SET status = 'PENDING', updated_at = %(now)s::timestamptz
-WHERE id = ANY (ARRAY (
-    SELECT id FROM background_service_jobs
-    WHERE status = 'SCHEDULED' AND run_at <= %(now)s::timestamptz
-    ORDER BY run_at LIMIT 1000 FOR UPDATE SKIP LOCKED
-));
+WHERE request.job_id = ANY (ARRAY (SELECT id FROM cancelled))
+   OR request.job_id <> ALL (ARRAY (
+       SELECT job.id FROM background_service_jobs AS job
+       WHERE job.id = ANY (ARRAY (SELECT job_id FROM background_service_cancellations))
+         AND job.status IN ('PENDING', 'SCHEDULED', 'RUNNING')
+   ));
 
 -------------------------------------------------------------------------------------------------- the turn: claim
 
@@ -178,7 +185,7 @@ RETURNING job.id, job.claims, job.job_key, job.payload, job.queue, job.priority,
 
 -- What a turn tells beside the jobs it claimed, in one row: when the next is due, whether a suspect waits, and which of
 -- the worker's jobs somebody wants to end. What the worker itself runs ends before it claims a suspect, so it takes no
--- room from it.
+-- room from it. Fails where the worker has no row, so that nothing is done of the turn.
 -- :name news
 SELECT (SELECT MIN(run_at) FROM background_service_jobs WHERE status = 'SCHEDULED'),
        EXISTS (
@@ -195,7 +202,8 @@ SELECT (SELECT MIN(run_at) FROM background_service_jobs WHERE status = 'SCHEDULE
        ),
        (SELECT array_agg(ARRAY[job.id, job.claims]) FROM background_service_jobs AS job
         WHERE job.id = ANY (ARRAY (SELECT job_id FROM background_service_cancellations))
-          AND job.status || '' = 'RUNNING' AND job.worker + 0 = %(worker)s);
+          AND job.status || '' = 'RUNNING' AND job.worker + 0 = %(worker)s),
+       (SELECT 1 / COUNT(*) FROM background_service_workers WHERE id = %(worker)s);
 
 -- :name has_ready
 SELECT EXISTS (

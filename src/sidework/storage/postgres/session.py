@@ -7,6 +7,7 @@ back, however many they are.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -16,13 +17,16 @@ from sidework.storage.postgres.connect import Unanswered, may_try_again, transla
 from sidework.storage.postgres.pool import Connections
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
 
     from psycopg import Connection, Cursor
 
     from sidework.storage.postgres.connect import Address, Durability
 
 T = TypeVar("T")
+
+Step = tuple[str, Mapping[str, object]]
+"""The name of a statement, and its parameters."""
 
 _LIST: Final = re.compile(r"%\((\w+)\)s::(\w+)\[\]")
 _TRIES: Final = 8
@@ -63,6 +67,17 @@ class Session:
         """Run a statement and return the one value it yields."""
         row = self.send(connection, statement, parameters).fetchone()
         return None if row is None else row[0]
+
+    def piped(
+        self, connection: Connection[Any], settings: Step, steps: Sequence[Step]
+    ) -> dict[str, list[tuple[Any, ...]]]:
+        """Carry statements out as one transaction, all sent before the first answer; return the rows of each."""
+        with connection.pipeline():
+            connection.execute(WRITE)
+            self.send(connection, *settings)
+            sent = {name: self.send(connection, name, parameters) for name, parameters in steps}
+            connection.execute("COMMIT")
+        return {name: [] if cursor.description is None else cursor.fetchall() for name, cursor in sent.items()}
 
     def begin(self, connection: Connection[Any]) -> None:
         """Begin a transaction that writes."""

@@ -7,8 +7,6 @@ binary form. What this cannot do is left to the common way: a pooler, an encodin
 
 from __future__ import annotations
 
-import struct
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakSet
 
@@ -17,11 +15,14 @@ from psycopg import errors, pq
 from psycopg.waiting import Ready, Wait
 
 from sidework.storage.postgres import rows
+from sidework.storage.postgres.binary import scalar
 from sidework.storage.postgres.callers import swallowed
 from sidework.storage.postgres.lines import numbered
+from sidework.storage.postgres.volley import speaks_utf8
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
+    from datetime import datetime
 
     from psycopg import Connection
     from psycopg.pq.abc import PGconn, PGresult
@@ -30,9 +31,6 @@ if TYPE_CHECKING:
 
 _NAME: Final = b"sidework_insert_job"
 _UNKNOWN_STATEMENT: Final = b"26000"
-_EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)
-_MICROSECOND: Final = timedelta(microseconds=1)
-_BIGINT: Final = struct.Struct("!q")
 
 
 class SingleInsert:
@@ -48,12 +46,12 @@ class SingleInsert:
 
     def fits(self, connection: Connection[Any], job: NewJob) -> bool:
         """Whether a job can be inserted here in this way."""
-        return job.unique_key is None and connection.prepare_threshold is not None and _speaks_utf8(connection)
+        return job.unique_key is None and connection.prepare_threshold is not None and speaks_utf8(connection)
 
     def insert(self, connection: Connection[Any], job: NewJob, now: datetime) -> int:
         """Insert and commit a job; return its id. Raises psycopg.Error, and SideworkError where it was swallowed."""
         values = rows.new_job(job, now)
-        parameters = [_binary(values[name]) for name in self._names]
+        parameters = [scalar(values[name]) for name in self._names]
         if connection not in self._ready:
             self._prepare(connection)
         result = self._send(connection, parameters)
@@ -63,7 +61,7 @@ class SingleInsert:
         if result.status != pq.ExecStatus.TUPLES_OK:
             raise errors.error_from_result(result)
         found = result.get_value(0, 0)
-        return swallowed() if found is None else int(_BIGINT.unpack(found)[0])
+        return swallowed() if found is None else int.from_bytes(found, signed=True)
 
     def _send(self, connection: Connection[Any], parameters: list[bytes | None]) -> PGresult:
         server = connection.pgconn
@@ -106,21 +104,3 @@ def _answer(server: PGconn) -> Generator[Wait, Ready | int, PGresult]:
 def _is_forgotten(result: PGresult) -> bool:
     """Whether nothing was done because the server knows no such statement any more."""
     return result.error_field(pq.DiagnosticField.SQLSTATE) == _UNKNOWN_STATEMENT
-
-
-def _binary(value: object) -> bytes | None:
-    match value:
-        case None:
-            return None
-        case str():
-            return value.encode()
-        case int():
-            return _BIGINT.pack(value)
-        case datetime():
-            return _BIGINT.pack((value - _EPOCH) // _MICROSECOND)
-        case _:
-            raise TypeError(f"a column of jobs holds no {type(value).__name__}")
-
-
-def _speaks_utf8(connection: Connection[Any]) -> bool:
-    return connection.pgconn.parameter_status(b"client_encoding") == b"UTF8"

@@ -95,6 +95,7 @@ class PostgresStorage:
             load(files("sidework.storage.postgres") / "queries.sql"), durability=durability, wait=wait
         )
         self._database = Database(self._address, self._session, patience=max(SILENCE, wait + BEYOND_A_LOCK))
+        self._turns = Database(self._address, self._session, patience=max(SILENCE, wait + BEYOND_A_LOCK))
         self._at_leisure = Database(self._address, self._session, patience=None, shared=self._database.connections)
         self._single = SingleInsert(INSERT_JOB, self._session.text("settings_for_good"), self._session.settings)
         self._here = here()
@@ -134,14 +135,18 @@ class PostgresStorage:
     def close(self) -> None:
         """Close every connection that nobody uses."""
         self._ringer.close()
-        self._database.close()
-        self._for_handlers.close()
+        self._close_connections()
 
     def __del__(self) -> None:
         """Close what a forgotten storage left open."""
         with suppress(Exception):
-            self._database.close()
-            self._for_handlers.close()
+            self._ringer.end()
+            self._close_connections()
+
+    def _close_connections(self) -> None:
+        self._database.close()
+        self._turns.close()
+        self._for_handlers.close()
 
     # ------------------------------------------------------------------------------------------------- enqueue
 
@@ -243,11 +248,11 @@ class PostgresStorage:
     def _again(self, act: Callable[[Connection[Any]], T], *, tries: int = 8) -> T:
         for _ in range(tries - 1):
             try:
-                return self._database.plainly(act)
+                return self._turns.plainly(act)
             except psycopg.Error as error:
                 if not may_try_again(error):
                     raise
-        return self._database.plainly(act)
+        return self._turns.plainly(act)
 
     def _turn_one_by_one(self, worker: int, settle: Sequence[Outcome], want: Want, now: datetime) -> Turn:
         """Settle each outcome in a transaction of its own, so that what the database refuses holds up nobody else."""
