@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import TYPE_CHECKING, Self
 
 import pytest
-from tests.engine.faulty import Faulty
+from tests.engine.faulty import Faulty, failing
 from tests.engine.rig import DEADLINE
 
 from sidework.clock import SystemClock
@@ -190,10 +191,67 @@ async def test_a_ring_that_reaches_a_busy_worker_is_answered_a_little_later(rig:
     storage = Faulty(rig.storage)
     storage.instead["doorbell"] = lambda: bell
     bridge = Bridge("ear")
-    ear = Ear(storage, bridge, longest=DEADLINE, on_commit=on_commit, on_death=lambda: None)
+    ear = Ear(storage, bridge, longest=DEADLINE, on_commit=on_commit, on_death=lambda: None, chance=lambda: 0.5)
     await ear.open()
     bell.ring()
     await asyncio.wait_for(accepted.wait(), DEADLINE)
     assert bell.waits == 1  # further rings are not even heard while one is unanswered
     await ear.close()
+    bridge.close()
+
+
+async def test_a_bell_that_cannot_be_had_at_first_is_tried_again_with_jitter(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    naps: list[float] = []
+    real_sleep = asyncio.sleep
+
+    async def sleep(seconds: float) -> None:
+        naps.append(seconds)
+        await real_sleep(0)
+
+    monkeypatch.setattr("sidework.engine.ear.asyncio.sleep", sleep)
+    bell, heard, chances = Bell(), asyncio.Event(), iter((0.0, 0.5, 0.75))
+    storage = Faulty(rig.storage)
+    storage.before["doorbell"] = failing(3, OSError("no server here"))
+    storage.instead["doorbell"] = lambda: bell
+    bridge = Bridge("ear")
+
+    def on_commit() -> bool:
+        heard.set()
+        return True
+
+    ear = Ear(
+        storage, bridge, longest=DEADLINE, on_commit=on_commit, on_death=lambda: None, chance=lambda: next(chances)
+    )
+    await ear.open()
+    bell.ring()
+    await asyncio.wait_for(heard.wait(), DEADLINE)
+    assert naps == [0.5, 1.0, 1.25]
+    assert caplog.text.count("there is no doorbell yet") == 1
+    await ear.close()
+    bridge.close()
+    assert bell.closed
+
+
+async def test_a_bell_that_comes_after_the_ear_was_closed_is_closed(rig: Rig):
+    bell, asked, may_come, tries = Bell(), threading.Event(), threading.Event(), iter("ab")
+
+    def doorbell() -> Bell:
+        if next(tries) == "a":
+            raise OSError("no server here")
+        asked.set()
+        may_come.wait(DEADLINE)
+        return bell
+
+    storage = Faulty(rig.storage)
+    storage.instead["doorbell"] = doorbell
+    bridge = Bridge("ear")
+    ear = Ear(storage, bridge, longest=DEADLINE, on_commit=bool, on_death=bool, chance=lambda: 0.0, again_after=0.0)
+    await ear.open()
+    assert await asyncio.to_thread(asked.wait, DEADLINE)
+    await ear.close()
+    may_come.set()
+    await bridge.call(bool)  # one thread, one after the other: when this is back, that is done
+    assert bell.closed
     bridge.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import subprocess
 import sys
 import threading
@@ -16,8 +17,9 @@ from tests.storage.crew import NOON, job, put
 
 from sidework.storage.open import open_storage
 from sidework.storage.postgres.connect import Address
-from sidework.storage.postgres.doorbell import LOOKS_BETWEEN_TRIES, PostgresDoorbell, Ringer
+from sidework.storage.postgres.doorbell import PostgresDoorbell, Ringer
 from sidework.storage.postgres.listening import Listening
+from sidework.storage.postgres.store import PostgresStorage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -196,7 +198,7 @@ def test_a_connection_that_comes_after_the_doorbell_was_closed_is_closed_too(pos
 
     async def come_and_go() -> None:
         bell._listening = Late(address, wanted=True, listens_at=None)
-        bell._looks = LOOKS_BETWEEN_TRIES - 1
+        bell._looks_left = 1
         listening = asyncio.create_task(bell._listen_anew())
         await asyncio.to_thread(begun.wait, LONG)
         listening.cancel()
@@ -255,6 +257,31 @@ def test_who_rings_while_the_ringer_is_closed_does_not_keep_its_thread_from_endi
     ringer.close()
     assert ended.is_set()
     ringer.close()
+
+
+def test_the_ringer_of_a_forgotten_storage_ends_and_closes_its_connection(
+    postgres_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[psycopg.Connection[Any]] = []
+    connect = Address.connect
+
+    def noted(self: Address, **options: Any) -> Any:
+        connection = connect(self, **options)
+        if threading.current_thread().name == "sidework-ringer":
+            opened.append(connection)
+        return connection
+
+    monkeypatch.setattr(Address, "connect", noted)
+    store = PostgresStorage(postgres_database)
+    store.migrate()
+    store.insert([job()], now=NOON)
+    thread = store._ringer._thread
+    assert thread is not None
+    del store
+    gc.collect()
+    thread.join(LONG)
+    assert not thread.is_alive()
+    assert [connection.closed for connection in opened] == [True]
 
 
 def test_a_connection_that_fails_before_it_is_known_is_closed(

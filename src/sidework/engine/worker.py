@@ -120,6 +120,7 @@ class Worker:
             longest=LONGEST_WITHOUT_A_LOOK,
             on_commit=self._hear_a_commit,
             on_death=self._hear_a_death,
+            chance=random,
         )
         self._renew_at = self._clock.monotonic() + RENEW_INTERVAL
         self._turn = Turn()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
 _RING: Final = load(Path(__file__).with_name("callers.sql"))["ring_apart"]
 POLL_EVERY: Final = 0.25
 """Seconds between two looks where nobody can listen."""
-LOOKS_BETWEEN_TRIES: Final = 4
+LOOKS_BETWEEN_TRIES: Final = (2, 6)
+"""At least and at most, by chance: not all who lost their server come back to it at once."""
 QUIET_AFTER: Final = 0.002
 """Seconds between two rings of one process: a busy one rings five hundred times a second at most."""
 LAST_RING: Final = 0.5
@@ -46,7 +48,7 @@ class PostgresDoorbell:
         self._sleeper: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None
         self._listening = Listening(address, wanted=listen, listens_at=listens_at)
         self._connection = self._listening.begin()
-        self._looks = 0
+        self._looks_left = random.randint(*LOOKS_BETWEEN_TRIES)  # noqa: S311 - jitter, no secret
         self._ear: int | None = None
 
     @property
@@ -148,10 +150,11 @@ class PostgresDoorbell:
         self._rung.set()
 
     async def _listen_anew(self) -> None:
-        """Try to listen again after a loss, at every fourth look, so that a server that comes back is not stormed."""
-        self._looks += 1
-        if not self._listening.may_come_back or self._closed or self._looks % LOOKS_BETWEEN_TRIES:
+        """Try to listen again after a loss, now and then, so that a server that comes back is not stormed."""
+        self._looks_left -= 1
+        if not self._listening.may_come_back or self._closed or self._looks_left > 0:
             return
+        self._looks_left = random.randint(*LOOKS_BETWEEN_TRIES)  # noqa: S311 - jitter, no secret
         with suppress(SideworkError):
             await asyncio.to_thread(self._begin)
 
@@ -184,14 +187,19 @@ class Ringer:
 
     def close(self) -> None:
         """Send what was asked for, and end the thread; in a forked child there is none."""
+        if (thread := self.end()) is not None:
+            thread.join(LAST_RING)
+
+    def end(self) -> threading.Thread | None:
+        """Let the thread send what was asked for, and end; return it, if there is one."""
         if self._owner != os.getpid():
-            return
+            return None
         with self._lock:
             thread, self._thread, ended = self._thread, None, self._ended
         if thread is not None:
             ended.set()
             self._asked.set()
-            thread.join(LAST_RING)
+        return thread
 
     def _begin_anew(self) -> None:
         """Be as new in a forked child: threads are not inherited, and what they held would be held for ever."""
