@@ -219,11 +219,11 @@ from sidework.model.job import NewJob
 from sidework.storage.open import open_storage
 
 store = open_storage(sys.argv[1])
-store.insert([NewJob(key="k")], now=datetime.now(UTC))
+store.insert([NewJob(key="k"), NewJob(key="k")], now=datetime.now(UTC))
 child = os.fork()
 if child == 0:
     inherited = store._ringer._thread
-    store.insert([NewJob(key="k")], now=datetime.now(UTC))
+    store.insert([NewJob(key="k"), NewJob(key="k")], now=datetime.now(UTC))
     ringer = store._ringer._thread
     os._exit(0 if ringer is not inherited and ringer.is_alive() else 1)
 _, status = os.waitpid(child, 0)
@@ -274,7 +274,7 @@ def test_the_ringer_of_a_forgotten_storage_ends_and_closes_its_connection(
     monkeypatch.setattr(Address, "connect", noted)
     store = PostgresStorage(postgres_database)
     store.migrate()
-    store.insert([job()], now=NOON)
+    store.insert([job(), job()], now=NOON)
     thread = store._ringer._thread
     assert thread is not None
     del store

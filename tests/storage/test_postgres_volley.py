@@ -16,7 +16,8 @@ from tests.storage.crew import NOON, Hand, ended, job, look, put, status
 from sidework.model.job import JobStatus
 from sidework.storage.postgres.binary import array, scalar
 from sidework.storage.postgres.store import PostgresStorage
-from sidework.storage.postgres.volley import Volley, answers
+from sidework.storage.postgres.volley import Volley
+from sidework.storage.postgres.wire import answers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

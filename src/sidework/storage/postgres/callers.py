@@ -39,6 +39,7 @@ _SQL: Final = load(Path(__file__).with_name("callers.sql"))
 _SETTLE: Final = load(Path(__file__).with_name("queries.sql"))["settle"]
 
 INSERT_JOB: Final = _SQL["insert_job"]
+RING_APART: Final = _SQL["ring_apart"]
 
 _MOST_JOBS_AT_ONCE: Final = 5000
 _MOST_CHARACTERS_AT_ONCE: Final = 16_000_000

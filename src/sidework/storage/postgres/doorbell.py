@@ -1,7 +1,8 @@
 """Rings when somebody has committed jobs, by LISTEN and NOTIFY: a hint, coalesced, without content.
 
-NOTIFY takes a lock on the whole database until its transaction ends, so our own commits never carry one: a thread
-sends it afterwards, on a connection of its own, one for all that was committed meanwhile. Where nobody can listen
+NOTIFY takes a lock on the whole database until its transaction ends, so our own commits never carry one: it is sent
+behind them in a transaction that is not synced: by a thread on a connection of its own, once for all that was committed
+meanwhile, or, where a single job comes after a pause, in the same write (`single`). Where nobody can listen
 (`listening`) there is polling.
 """
 
@@ -12,28 +13,28 @@ import os
 import random
 import threading
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
 
 from sidework.errors import SideworkError
+from sidework.storage.postgres.callers import RING_APART
 from sidework.storage.postgres.connect import close
 from sidework.storage.postgres.listening import CHANNEL, Listening
-from sidework.storage.statements import load
 
 if TYPE_CHECKING:
     from psycopg import Connection
 
     from sidework.storage.postgres.connect import Address
 
-_RING: Final = load(Path(__file__).with_name("callers.sql"))["ring_apart"]
 POLL_EVERY: Final = 0.25
 """Seconds between two looks where nobody can listen."""
 LOOKS_BETWEEN_TRIES: Final = (2, 6)
 """At least and at most, by chance: not all who lost their server come back to it at once."""
 QUIET_AFTER: Final = 0.002
 """Seconds between two rings of one process: a busy one rings five hundred times a second at most."""
+QUIET_FOR: Final = 0.01
+"""Seconds after a ring in which the next one is left to the thread, and shared by whoever commits meanwhile."""
 LAST_RING: Final = 0.5
 """Seconds that closing waits for a ring that is under way."""
 
@@ -176,9 +177,19 @@ class Ringer:
         self._asked = threading.Event()
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
+        self._rung_at = -QUIET_FOR
+
+    def is_quiet(self) -> bool:
+        """Whether nobody has rung for a while. If so, the caller is to ring, with what it is about to send."""
+        now = self._address.clock.monotonic()
+        quiet = now - self._rung_at >= QUIET_FOR
+        if quiet:
+            self._rung_at = now
+        return quiet
 
     def ring(self) -> None:
         """Ring soon; never blocks and never fails."""
+        self._rung_at = self._address.clock.monotonic()
         if self._owner != os.getpid():
             self._begin_anew()
         self._asked.set()
@@ -232,7 +243,7 @@ class Ringer:
     def _notify(self, connection: Connection[Any] | None) -> Connection[Any] | None:
         try:
             connection = self._address.connect() if connection is None else connection
-            connection.execute(_RING, {"channel": CHANNEL})
+            connection.execute(RING_APART, {"channel": CHANNEL})
         except psycopg.Error:
             close(connection)
             return None  # a hint that was not given costs a second at most

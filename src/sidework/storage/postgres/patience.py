@@ -29,6 +29,8 @@ class PatientConnection(psycopg.Connection[Any]):
 
     patience: float | None = SILENCE
     """Seconds without a word from the server; None: for as long as it takes."""
+    owes_an_answer = False
+    """Whether the answer to what was sent last is still to be taken in (`wire.finish`), by whoever uses it next."""
 
     def wait(self, gen: Any, *arguments: Any, **options: Any) -> Any:
         """Do as psycopg does, but not for ever."""

@@ -12,6 +12,7 @@ import psycopg
 from psycopg import pq
 
 from sidework.storage.postgres.connect import close, is_fresh
+from sidework.storage.postgres.wire import finish
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,14 +53,14 @@ class Connections:
     def take(self) -> PatientConnection:
         """Return a connection that was kept, or a new one. Raises psycopg.Error."""
         while (connection := self._kept()) is not None:
-            if is_fresh(connection):
+            if finish(connection) and is_fresh(connection):
                 return connection
             close(connection)
         return self._address.connect()
 
     def give(self, connection: PatientConnection) -> None:
         """Take a connection back; what it left open is rolled back."""
-        if not _is_idle(connection):
+        if not (connection.owes_an_answer or _is_idle(connection)):
             close(connection)
             return
         with self._lock:

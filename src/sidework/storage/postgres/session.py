@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from psycopg import Connection, Cursor
 
     from sidework.storage.postgres.connect import Address, Durability
+    from sidework.storage.postgres.patience import PatientConnection
 
 T = TypeVar("T")
 
@@ -101,15 +102,15 @@ class Database:
         self._patience = patience
         self.connections = shared or Connections(address)
 
-    def read(self, act: Callable[[Connection[Any]], T]) -> T:
+    def read(self, act: Callable[[PatientConnection], T]) -> T:
         """Run reads that each stand for themselves."""
         with self._in_our_words(), self.connections.one(self._patience) as connection:
             return act(connection)
 
-    def look(self, act: Callable[[Connection[Any]], T]) -> T:
+    def look(self, act: Callable[[PatientConnection], T]) -> T:
         """Run reads in one snapshot."""
 
-        def in_one_snapshot(connection: Connection[Any]) -> T:
+        def in_one_snapshot(connection: PatientConnection) -> T:
             connection.execute(LOOK)
             try:
                 return act(connection)
@@ -118,10 +119,10 @@ class Database:
 
         return self.read(in_one_snapshot)
 
-    def write(self, act: Callable[[Connection[Any]], T], *, again: tuple[type[psycopg.Error], ...] = ()) -> T:
+    def write(self, act: Callable[[PatientConnection], T], *, again: tuple[type[psycopg.Error], ...] = ()) -> T:
         """Run an act in a transaction of its own, and commit it. again: errors that only others can have caused."""
 
-        def in_a_transaction(connection: Connection[Any]) -> T:
+        def in_a_transaction(connection: PatientConnection) -> T:
             with connection.pipeline():
                 self._session.begin(connection)
                 result = act(connection)
@@ -130,7 +131,7 @@ class Database:
 
         return self.repeat(in_a_transaction, again=again)
 
-    def repeat(self, act: Callable[[Connection[Any]], T], *, again: tuple[type[psycopg.Error], ...] = ()) -> T:
+    def repeat(self, act: Callable[[PatientConnection], T], *, again: tuple[type[psycopg.Error], ...] = ()) -> T:
         """Run an act that is a whole transaction, anew when it met another one."""
         with self._in_our_words():
             for _ in range(_TRIES - 1):
@@ -141,7 +142,7 @@ class Database:
                         raise
             return self.plainly(act)
 
-    def plainly(self, act: Callable[[Connection[Any]], T]) -> T:
+    def plainly(self, act: Callable[[PatientConnection], T]) -> T:
         """Run an act that is a whole transaction, once, and let psycopg's errors out.
 
         Raises Unanswered where the connection broke on the way: it is never sent again, for it may have been done.

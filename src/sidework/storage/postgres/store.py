@@ -17,7 +17,7 @@ import psycopg
 from sidework.model.job import LostJob
 from sidework.storage.contract import Renewal, Turn, Want
 from sidework.storage.postgres import examine, migrate, rows
-from sidework.storage.postgres.callers import INSERT_JOB, Callers, copy, insertion
+from sidework.storage.postgres.callers import INSERT_JOB, RING_APART, Callers, copy, insertion
 from sidework.storage.postgres.connect import Address, blames_a_row, may_try_again, translate
 from sidework.storage.postgres.doorbell import PostgresDoorbell, Ringer
 from sidework.storage.postgres.lines import hold_on_our_own
@@ -58,6 +58,7 @@ if TYPE_CHECKING:
         WorkerInfo,
     )
     from sidework.storage.postgres.connect import Durability
+    from sidework.storage.postgres.patience import PatientConnection
 
 T = TypeVar("T")
 
@@ -97,7 +98,9 @@ class PostgresStorage:
         self._database = Database(self._address, self._session, patience=max(SILENCE, wait + BEYOND_A_LOCK))
         self._turns = Database(self._address, self._session, patience=max(SILENCE, wait + BEYOND_A_LOCK))
         self._at_leisure = Database(self._address, self._session, patience=None, shared=self._database.connections)
-        self._single = SingleInsert(INSERT_JOB, self._session.text("settings_for_good"), self._session.settings)
+        self._single = SingleInsert(
+            INSERT_JOB, RING_APART, self._session.text("settings_for_good"), self._session.settings
+        )
         self._here = here()
         self._turning = Turning(self._session)
         self._looking = Looking(self._session, self._here)
@@ -152,10 +155,15 @@ class PostgresStorage:
 
     def insert(self, jobs: Sequence[NewJob], *, now: datetime) -> list[int]:
         """Insert jobs in a transaction of their own."""
+        rings = self._notify
 
-        def act(connection: Connection[Any]) -> list[int]:
+        def act(connection: PatientConnection) -> list[int]:
+            nonlocal rings
             if len(jobs) == 1 and self._single.fits(connection, jobs[0]):
-                return [self._single.insert(connection, jobs[0], now)]
+                goes_along = rings and self._ringer.is_quiet()
+                ids = [self._single.insert(connection, jobs[0], now, rings=goes_along)]
+                rings = rings and not goes_along
+                return ids
             with connection.transaction():
                 self._session.send(connection, "begin_write", self._session.settings)
                 if len(jobs) >= COPY_FROM and all(job.unique_key is None for job in jobs):
@@ -163,7 +171,8 @@ class PostgresStorage:
                 return hold_on_our_own(connection, insertion(jobs, now))
 
         ids = self._database.repeat(act)
-        self._ring()
+        if rings:
+            self._ringer.ring()
         return ids
 
     def insert_with(self, connection: object, jobs: Sequence[NewJob], *, now: datetime) -> list[int]:

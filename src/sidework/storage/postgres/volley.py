@@ -15,16 +15,16 @@ from weakref import WeakKeyDictionary
 import psycopg
 from psycopg import errors, pq
 from psycopg.adapt import Transformer
-from psycopg.waiting import Ready, Wait
 
 from sidework.storage.postgres.binary import array, scalar
 from sidework.storage.postgres.lines import numbered
+from sidework.storage.postgres.wire import converse
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from psycopg import Connection
-    from psycopg.pq.abc import PGconn, PGresult
+    from psycopg.pq.abc import PGresult
 
     from sidework.storage.postgres.session import Session, Step
 
@@ -35,7 +35,6 @@ _FRAME: Final[Mapping[bytes, bytes]] = {
     _COMMIT: b"COMMIT",
 }
 _LIST: Final = re.compile(r"%\((\w+)\)[sb]::(\w+)\[\]")
-_WELL: Final = (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK)
 
 
 class Volley:
@@ -70,10 +69,10 @@ class Volley:
         calls.append(partial(server.send_query_prepared, _COMMIT, []))
         self._prepare(connection, [self._statement(name) for name, _ in steps])
         try:
-            return _converse(connection, calls)
+            return converse(connection, calls)
         except psycopg.Error:
             if server.transaction_status == pq.TransactionStatus.INERROR:
-                _converse(connection, [partial(server.send_query_params, b"ROLLBACK", [])])
+                converse(connection, [partial(server.send_query_params, b"ROLLBACK", [])])
             raise
 
     def _statement(self, name: str) -> _Statement:
@@ -86,11 +85,11 @@ class Volley:
         if known is None:
             self._session.send(connection, self._settings, {**self._session.settings, "local": False})
             prepare = connection.pgconn.send_prepare
-            _converse(connection, [partial(prepare, name, text) for name, text in _FRAME.items()])
+            converse(connection, [partial(prepare, name, text) for name, text in _FRAME.items()])
             known = self._known[connection] = set()
         missing = {each.name: each.text for each in statements if each.name not in known}
         if missing:
-            _converse(connection, [partial(connection.pgconn.send_prepare, *each) for each in missing.items()])
+            converse(connection, [partial(connection.pgconn.send_prepare, *each) for each in missing.items()])
             known.update(missing)
 
 
@@ -111,43 +110,6 @@ class _Statement:
     def _binary(self, name: str, value: Any) -> bytes | None:
         kind = self._lists.get(name)
         return scalar(value) if kind is None or value is None else array(kind, value)
-
-
-def _converse(connection: Connection[Any], calls: Sequence[Callable[[], None]]) -> list[PGresult]:
-    """Send what the calls send in one write, and return their answers. Raises the error that is the first of them."""
-    server = connection.pgconn
-    server.enter_pipeline_mode()
-    for call in calls:
-        call()
-    server.pipeline_sync()
-    results: list[PGresult] = connection.wait(answers(server))
-    server.exit_pipeline_mode()
-    for result in results:
-        if result.status not in _WELL:
-            raise errors.error_from_result(result)
-    return results
-
-
-def answers(server: PGconn) -> Generator[Wait, Ready | int, list[PGresult]]:
-    """Send what waits to be sent, and take in all answers, as psycopg waits: with patience, and open to signals.
-
-    `get_result` is called only when it need not wait: it waits without patience, and with the interpreter held, so that
-    a line that is cut before the last word of an answer would stop every thread of this process.
-    """
-    while server.flush():
-        if (yield Wait.RW) & Ready.R:
-            server.consume_input()
-    found: list[PGresult] = []
-    while True:
-        while server.is_busy():
-            if (yield Wait.R):
-                server.consume_input()
-        result = server.get_result()
-        if result is None:
-            continue  # each answer ends with this
-        if result.status == pq.ExecStatus.PIPELINE_SYNC:
-            return found
-        found.append(result)
 
 
 def _rows(connection: Connection[Any], result: PGresult) -> list[tuple[Any, ...]]:
