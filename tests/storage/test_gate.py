@@ -8,18 +8,22 @@ import subprocess
 import sys
 import time
 from contextlib import closing
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.storage.crew import NOON, Hand, ended, job, put
 from tests.storage.threads import LONG, in_thread, until
 
 from sidework.clock import FrozenClock
 from sidework.errors import DatabaseBusy, SideworkError
+from sidework.model.job import JobStatus, Progress, Report, RetentionRule
 from sidework.storage.sqlite import gate as gate_module
 from sidework.storage.sqlite.connect import connect, use_wal
 from sidework.storage.sqlite.gate import WriteGate
+from sidework.storage.sqlite.store import SqliteStorage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -323,15 +327,49 @@ def test_turns_of_the_engine_leave_room_for_other_processes(gate: WriteGate, mon
     clock = FrozenClock()
     gate._clock = clock  # type: ignore[assignment]
     monkeypatch.setattr(time, "sleep", pauses.append)
-    gate.write(insert(1), leave_room=True)
+    gate.write(insert(1), patient=True)
     gate.write(insert(2))
     assert pauses == []
     clock.advance(0.0002)
-    gate.write(insert(3), leave_room=True)
+    gate.write(insert(3), patient=True)
     assert pauses == [pytest.approx(0.0003)]
     clock.advance(0.0005)
-    gate.write(insert(4), leave_room=True)
+    gate.write(insert(4), patient=True)
     assert len(pauses) == 1
+
+
+@pytest.mark.parametrize("patient", [True, False])
+def test_only_who_is_in_a_hurry_makes_a_crowd(gate: WriteGate, *, patient: bool) -> None:
+    gate._clock = FrozenClock()  # type: ignore[assignment]
+    with gate.hold():
+        waiting = in_thread(partial(gate.write, insert(1), patient=patient))
+        until(partial(_stands_before, gate, 1))
+    waiting.result(LONG)
+    assert gate.crowded is not patient
+
+
+def test_workers_are_patient_and_callers_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    patience: list[bool] = []
+    write = WriteGate.write
+
+    def noted(gate: WriteGate, act: Callable[[sqlite3.Connection], Any], *, patient: bool = False, **more: Any) -> Any:
+        patience.append(patient)
+        return write(gate, act, patient=patient, **more)
+
+    monkeypatch.setattr(WriteGate, "write", noted)
+    with closing(SqliteStorage(tmp_path / "app.db")) as storage:
+        storage.migrate()
+        ids = put(storage, job(), job())
+        storage.cancel(ids[1:], now=NOON)
+        assert patience == [False, False]
+        hand = Hand(storage)
+        held = hand.claim_one()
+        storage.report([Report(claim=held.claim, progress=Progress(done=1))], now=NOON)
+        storage.renew(hand.id, [held.claim], now=NOON)
+        hand.settle(ended(held))
+        storage.prune([RetentionRule(statuses=frozenset(JobStatus), keep=timedelta(0))], after=0, limit=9, now=NOON)
+        hand.seat.leave()
+        assert patience[2:] == [True] * 7
 
 
 # --------------------------------------------------------------------------------------- close, fork, files

@@ -53,8 +53,8 @@ def is_crowded(line: WritersLine) -> bool:
     return line.crowded
 
 
-def take_and_give(line: WritersLine) -> None:
-    line.take(DEADLINE)
+def take_and_give(line: WritersLine, *, patient: bool = False) -> None:
+    line.take(DEADLINE, patient=patient)
     line.give()
 
 
@@ -193,21 +193,23 @@ def test_where_no_file_can_be_made_the_database_is_asked_at_once(tmp_path: Path)
     assert not has_a_place(line)
 
 
-def test_who_had_to_wait_lets_all_know_that_it_is_crowded(lines: tuple[WritersLine, WritersLine]) -> None:
+@pytest.mark.parametrize("patient", [True, False])
+def test_who_had_to_wait_lets_all_know_that_it_is_crowded_unless_it_was_patient(
+    lines: tuple[WritersLine, WritersLine], monkeypatch: pytest.MonkeyPatch, *, patient: bool
+) -> None:
+    monkeypatch.setattr(line_module, "REMEMBERED_FOR", 1e9)
+    monkeypatch.setattr(line_module, "_NEVER", (-1e9, 0.0, -1e9))
     first, second = lines
     first.take(DEADLINE)
-    first.give()
-    assert not is_crowded(first)
-    first.take(DEADLINE)
-    waiting = threading.Thread(target=take_and_give, args=(second,))
+    waiting = threading.Thread(target=take_and_give, args=(second,), kwargs={"patient": patient})
     waiting.start()
     while second._patience is None or not second._patience.waiting:
         assert waiting.is_alive()
     first.give()
     waiting.join(DEADLINE)
-    assert is_crowded(second)
+    assert is_crowded(second) is not patient
     first.take(DEADLINE)
-    assert is_crowded(first)
+    assert is_crowded(first) is not patient
     first.give()
 
 

@@ -51,27 +51,27 @@ class WriteGate:
         self._process: int | None = None
 
     def write(
-        self, act: Callable[[sqlite3.Connection], T], *, leave_room: bool = False, deadline: float | None = None
+        self, act: Callable[[sqlite3.Connection], T], *, patient: bool = False, deadline: float | None = None
     ) -> T:
         """Run `act` in a write transaction and return what it returns, once that is durable.
 
         act: what it raises is raised here, and nothing of it is kept.
-        leave_room: for who writes again and again: other processes get a chance before.
+        patient: for a worker, which writes again and again: others get a chance before, and need not be short for it.
         deadline: of the wait, where it began earlier; see `deadline`.
 
         Raises DatabaseBusy after waiting too long, and what sqlite3 raises.
         """
         self.refuse_who_would_wait_for_itself()
-        if leave_room:
+        if patient:
             self._pause_for_others()
         if deadline is None:
             deadline = self.deadline()
-        self._come_in(deadline)
+        self._come_in(deadline, patient=patient)
         try:
-            return self._commit(act, deadline)
+            return self._commit(act, deadline, patient=patient)
         finally:
             self._turnstile.give()
-            if leave_room:
+            if patient:
                 self._room_until = self._clock.monotonic() + ROOM_FOR_OTHERS
 
     @property
@@ -106,7 +106,7 @@ class WriteGate:
 
     @property
     def crowded(self) -> bool:
-        """Whether somebody had to wait for us lately, here or in another process: keep transactions short."""
+        """Whether a caller, a handler or a stranger had to wait lately, here or elsewhere: keep transactions short."""
         return self._line.crowded or self._clock.monotonic() - self._waited_at < REMEMBERED_FOR
 
     def close(self) -> None:
@@ -177,18 +177,19 @@ class WriteGate:
         """Return the error for who has waited too long."""
         return DatabaseBusy(self.explain_busy())
 
-    def _come_in(self, deadline: float) -> None:
+    def _come_in(self, deadline: float, *, patient: bool = False) -> None:
         if self._turnstile.take_if_free():
             return
-        self._waited_at = self._clock.monotonic()
+        if not patient:
+            self._waited_at = self._clock.monotonic()
         if not self._turnstile.take(self.left(deadline)):
             raise self.busy()
 
     # ------------------------------------------------------------------ the transaction
 
-    def _commit(self, act: Callable[[sqlite3.Connection], T], deadline: float) -> T:
+    def _commit(self, act: Callable[[sqlite3.Connection], T], deadline: float, *, patient: bool) -> T:
         connection = self._connection or self._open()
-        self._line.take(self.left(deadline))
+        self._line.take(self.left(deadline), patient=patient)
         try:
             self._begin(connection, deadline)
             result = act(connection)

@@ -34,7 +34,7 @@ MOST_ROOM = 0.02
 
 _TIMES: Final = struct.Struct("ddd")
 """What the file holds, in the seconds of the system's monotonic clock: when a stranger was met, until when the lock is
-to be left alone, and when one of ours had to wait in line."""
+to be left alone, and when one of ours for whom somebody waits had to wait in line."""
 _NEVER: Final = (-REMEMBERED_FOR, 0.0, -REMEMBERED_FOR)
 
 
@@ -57,10 +57,14 @@ class WritersLine:
         """Whether others wrote here lately, as far as was known when we last took our turn: keep transactions short."""
         return self._is_lately(self._met_at) or self._is_lately(self._waited_at)
 
-    def take(self, timeout: float) -> None:
-        """Wait for our turn, and until strangers had room; no longer than `timeout` seconds. Then ask the database."""
+    def take(self, timeout: float, *, patient: bool = False) -> None:
+        """Wait for our turn, and until strangers had room; no longer than `timeout` seconds. Then ask the database.
+
+        patient: nobody waits for what we write; that we had to wait ourselves makes no crowd.
+        """
         self._met_somebody = self._had_to_wait = False
         if (file := self._open()) is not None and self._lock(file, timeout):
+            self._had_to_wait &= not patient
             self._held = True
             self._met_at, self._room_until, self._waited_at = _times(file)
             if self._room_until:

@@ -182,7 +182,7 @@ class SqliteStorage:
         sweep(self._path, self._read(self._names_of_workers))
         lock = WorkerLock.create(self._path)
         try:
-            worker_id = self._write(partial(self._add_worker, worker, lock.name, rows.to_text(now)))
+            worker_id = self._write(partial(self._add_worker, worker, lock.name, rows.to_text(now)), patient=True)
         except BaseException:
             lock.release()
             raise
@@ -215,7 +215,7 @@ class SqliteStorage:
 
     def remove_worker(self, worker: int) -> None:
         """Delete a worker's row."""
-        self._write(lambda connection: connection.execute(self._sql["remove_worker"], {"worker": worker}))
+        self._write(lambda writer: writer.execute(self._sql["remove_worker"], {"worker": worker}), patient=True)
 
     def check_worker(self, worker: int) -> None:
         """Raise WorkerLost if a worker's row is gone."""
@@ -247,7 +247,7 @@ class SqliteStorage:
         def act(connection: sqlite3.Connection) -> Turn:
             return self._turning.take(connection, worker, settle, want, now)
 
-        turn = self._through_the_gate(act, leave_room=True)
+        turn = self._through_the_gate(act, patient=True)
         return msgspec.structs.replace(turn, crowded=True) if self._gate.crowded else turn
 
     def _turn_one_by_one(self, worker: int, settle: Sequence[Outcome], want: Want, now: datetime) -> Turn:
@@ -257,7 +257,7 @@ class SqliteStorage:
         for outcome in settle:
             act = partial(self._settle_one, outcome, rows.to_text(now))
             try:
-                refused |= self._gate.write(act)
+                refused |= self._gate.write(act, patient=True)
             except sqlite3.Error as error:
                 if not _blames_a_row(error):
                     raise translate(error, self._path) from error
@@ -278,7 +278,7 @@ class SqliteStorage:
 
     def report(self, reports: Sequence[Report], *, now: datetime) -> None:
         """Keep progress and log lines of jobs that are still held."""
-        self._write(partial(self._report, reports, rows.to_text(now)))
+        self._write(partial(self._report, reports, rows.to_text(now)), patient=True)
 
     def _report(self, reports: Sequence[Report], now: str, connection: sqlite3.Connection) -> None:
         for report in reports:
@@ -293,7 +293,7 @@ class SqliteStorage:
 
     def renew(self, worker: int, held: Iterable[Claim], *, now: datetime) -> Renewal:
         """Note that the worker lives, and compare what it believes to hold with what the rows say."""
-        found = self._write(partial(self._renew, worker, rows.to_text(now)))
+        found = self._write(partial(self._renew, worker, rows.to_text(now)), patient=True)
         believed = frozenset(held)
         return Renewal(
             lost=believed - {job.claim for job in found},
@@ -433,26 +433,27 @@ class SqliteStorage:
         ids, go_on = self.prunable(rules, after=after, limit=limit, now=now)
         if not ids:
             return 0, go_on
-        return self._write(lambda writer: self._steering.prune(writer, rules, after, limit, now)), go_on
+        act = partial(self._steering.prune, rules=rules, after=after, limit=limit, now=now)
+        return self._write(act, patient=True), go_on
 
     # ------------------------------------------------------------------------------------------------ connections
 
     def _connect(self) -> sqlite3.Connection:
         return connect(self._path, durability=self._durability, wait=self._wait)
 
-    def _write(self, act: Callable[[sqlite3.Connection], T]) -> T:
+    def _write(self, act: Callable[[sqlite3.Connection], T], *, patient: bool = False) -> T:
         try:
-            return self._through_the_gate(act)
+            return self._through_the_gate(act, patient=patient)
         except sqlite3.Error as error:
             raise translate(error, self._path) from error
 
-    def _through_the_gate(self, act: Callable[[sqlite3.Connection], T], *, leave_room: bool = False) -> T:
+    def _through_the_gate(self, act: Callable[[sqlite3.Connection], T], *, patient: bool = False) -> T:
         try:
-            return self._gate.write(act, leave_room=leave_room)
+            return self._gate.write(act, patient=patient)
         except sqlite3.OperationalError as error:
             if _NOT_UTF8 not in str(error):
                 raise
-        return self._gate.write(partial(_tolerantly, act), leave_room=leave_room)
+        return self._gate.write(partial(_tolerantly, act), patient=patient)
 
     def _read(self, act: Callable[[sqlite3.Connection], T]) -> T:
         """Run reads in one snapshot on the read connection."""
