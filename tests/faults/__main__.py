@@ -15,6 +15,7 @@ from typing import Any
 from tests.faults import shim
 from tests.faults.processes import now
 from tests.faults.running import ROOT, campaign, figures_of, percentile
+from tests.service.moves import STATUSES_OF_FILL
 
 ALL_KILLS = 1_000_000
 MANY_EXAMPLES = 400
@@ -23,8 +24,11 @@ OTHERS = (
     *(f"tests/faults/test_{name}.py" for name in ("late_commits", "protocol", "replaced", "sharing", "stories")),
     "tests/storage/test_state_machine.py",
 )
+SECONDS_FOR_A_RESTART = 12
+"""Of the time in all: 225 restarts in 45 minutes, each of which takes about one."""
 ENOUGH = 5_000
 """Kills among which every named point must be."""
+JOBS_OF_A_MOVE = sum(STATUSES_OF_FILL.values())
 COLUMNS = ("fault", "injected", "jobs", "lost", "doubled", "again p50", "p99", "remarks")
 
 
@@ -80,6 +84,10 @@ class Long:
             self._partitions("F14 F7 partitions, real lease", 1, lease=60),
             self._partitions("F14 partitions, proxies", self.seconds / 120, "--proxies", lease=6),
             self._late_on_postgres(),
+            self._crashes(),
+            self._crashes_unsynced(),
+            self._moves(),
+            self._moves_careless(),
         ]
         return [self._kills(max(self.seconds - (now() - began), 10.0)), *rows]
 
@@ -156,6 +164,40 @@ class Long:
         missing = [] if found["findings"]["doubled"] else ["the control found nothing"]
         remarks = "stopped beyond the lease; must double"
         return _row("control: fence off, PostgreSQL", found["paused"], found, missing, remarks)
+
+    def _crashes(self) -> Row:
+        restarts = max(int(self.seconds / SECONDS_FOR_A_RESTART), 10)
+        found = campaign(
+            "crashes", "--restarts", restarts, "--seed", self.seed, timeout=restarts * SECONDS_FOR_A_RESTART + 300
+        )
+        remarks = (
+            f"{found['inside']:,} between first write and commit of a handler; {found['unanswered']:,} enqueues "
+            "repeated; again: from the server's return to the next write of a handler"
+        )
+        wrongs = found["findings"]["wrongs"]
+        return _row("F13 PostgreSQL crashes", found["restarts"], found, wrongs, remarks, found["recoveries"])
+
+    def _crashes_unsynced(self) -> Row:
+        found = campaign("crashes", "--restarts", 5, "--seed", self.seed, "--relaxed", timeout=300)
+        missing = [] if found["findings"]["lost"] else ["the control found nothing"]
+        remarks = "acknowledged before it is synced; must lose"
+        return _row("control: PostgreSQL crashes, relaxed", found["restarts"], found, missing, remarks)
+
+    def _moves(self) -> Row:
+        seconds = self.seconds / 9
+        found = campaign("moves", "--seconds", seconds, "--seed", self.seed, timeout=seconds + 300)
+        there, back = found["there"], found["back"]
+        states = "; ".join(f"{number} found {state}" for state, number in there["states"].items())
+        remarks = (
+            f"{there['kills']} of a mover after its {there['statements']} statements, {back['kills']} of who goes back "
+            f"after its {back['statements']}; then finished or undone; {states}"
+        )
+        return _row_of_moves("F1 moves", found, there["wrongs"] + back["wrongs"], remarks)
+
+    def _moves_careless(self) -> Row:
+        found = campaign("moves", "--every", 15, "--careless", "--seed", self.seed, timeout=300)
+        missing = [] if found["there"]["wrongs"] else ["the control found nothing"]
+        return _row_of_moves("control: moves, careless", found, missing, "going back without asking; must double")
 
     def _recovery(self) -> Row:
         found = campaign("recovery", "--kills", 300, timeout=300)
@@ -275,6 +317,19 @@ def _row(
         lost=findings["lost"],
         doubled=findings["doubled"],
         recoveries=tuple(recoveries or ()),
+        remarks="; ".join([remarks, *wrongs[:3]]),
+        well=not wrongs,
+    )
+
+
+def _row_of_moves(fault: str, found: dict[str, Any], wrongs: list[str], remarks: str) -> Row:
+    acts = (found["there"], found["back"])
+    return Row(
+        fault,
+        sum(act["kills"] for act in acts),
+        jobs=sum(act["kills"] for act in acts) * JOBS_OF_A_MOVE,
+        lost=sum(act["lost"] for act in acts),
+        doubled=sum(act["doubled"] for act in acts),
         remarks="; ".join([remarks, *wrongs[:3]]),
         well=not wrongs,
     )

@@ -1,7 +1,7 @@
 """A move, or a way back, that is killed after every statement, and what is found then.
 
-Run under observation (`tests.faults.child moves`). Each child moves a copy of one file to a schema of its own and is
-ended, as by `kill -9`, after the so-manieth statement; then another one is to finish what it began.
+`python -m tests.faults.child moves` kills after every statement once. Each child moves a copy of one file to a schema
+of its own and is ended, as by `kill -9`, after the so-manieth statement; then another one is to finish what it began.
 """
 
 from __future__ import annotations
@@ -9,25 +9,28 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 import re
 import shutil
 import sqlite3
 import tempfile
-from contextlib import closing
+from collections import Counter
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
 from tests.faults.observed import SPY
 from tests.faults.points import ENDED_BY_ITSELF
-from tests.faults.processes import fork, last_words, wait_for
+from tests.faults.processes import fork, last_words, now, wait_for
+from tests.postgres_server import Server
 from tests.service.moves import all_of, fill
 
 from sidework import BackgroundJobManager, DatabaseUnavailable
 from sidework.moving import Move, move_from
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 _PATIENCE: Final = 60.0
 
@@ -140,16 +143,22 @@ class Campaign:
         self._always_back = always_back
         self._before = _seen(template)
         self._stages = 0
-        self.kills = 0
+        self.kills = self.statements = 0
         self.points: set[str] = set()
+        self.lost = self.doubled = 0
+        """Jobs that were nowhere at the end; jobs that were in two places, or more often at the end than before."""
         self.wrongs: list[str] = []
         self.states: dict[str, int] = {}
         """Where the jobs were after a kill -> how often."""
 
-    def run(self) -> None:
-        """Kill once after each statement."""
+    def run(self, chance: random.Random, until: float) -> None:
+        """Kill once after each statement, in an order of chance, for as long as there is time."""
         names = self._statements()
-        for number in range(1, len(names) + 1, self._every):
+        numbers = [*range(1, len(names) + 1, self._every)]
+        self.statements = len(numbers)
+        for number in chance.sample(numbers, len(numbers)):
+            if now() > until:
+                break
             self.points.add(names[number - 1])
             self._kill(number, names[number - 1])
 
@@ -186,6 +195,7 @@ class Campaign:
         state = f"old place {'open' if takes_jobs else 'closed'}, {shown} jobs at the new one"
         self.states[state] = self.states.get(state, 0) + 1
         found = [f"both places at once: {state}"] if takes_jobs and shown else []
+        self.doubled += shown if takes_jobs else 0
         go_back = self._always_back or self._back != (number % 3 == 0)  # each third the other way round
         if takes_jobs and go_back:
             return found + self._differences(stage.path)
@@ -194,10 +204,17 @@ class Campaign:
         takes_jobs, shown = stage.where()
         if takes_jobs != go_back or bool(shown) == go_back:
             found.append(f"finished {'back' if go_back else 'there'}, but takes jobs: {takes_jobs}, shown: {shown}")
+            self.doubled += shown if takes_jobs else 0
         return found + self._differences(stage.path if go_back else stage.target)
 
     def _differences(self, place: str | Path) -> list[str]:
-        return [] if all_of(place) == self._before else ["what is there is not what was there before"]
+        there = all_of(place)
+        if there == self._before:
+            return []
+        before, after = (Counter(job["id"] for job in found["jobs"]) for found in (self._before, there))
+        self.lost += (before - after).total()
+        self.doubled += (after - before).total()
+        return ["what is there is not what was there before"]
 
 
 def _seen(path: Path) -> dict[str, Any]:
@@ -219,11 +236,27 @@ def fork_and_wait(be: Callable[[], object], errors: Path) -> None:
     assert ended == 0, last_words(errors)
 
 
+@contextmanager
+def _server(named: str | None) -> Iterator[str]:
+    """Yield the URL of a server: that which is named, or one of our own."""
+    if named is not None:
+        yield named
+        return
+    server = Server()
+    try:
+        server.start()
+        yield server.url
+    finally:
+        server.remove()
+
+
 def main(words: list[str]) -> None:
     """Run both campaigns and print their figures."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--server", required=True)
-    parser.add_argument("--every", type=int, default=1)
+    parser.add_argument("--server", help="its URL; else one is started")
+    parser.add_argument("--every", type=int, default=1, help="kill only after each so-manieth statement")
+    parser.add_argument("--seconds", type=float, default=3600.0, help="for so long at most, for both acts together")
+    parser.add_argument("--seed", type=int, default=1, help="which statements come first")
     parser.add_argument("--careless", action="store_true", help="the control: go back without asking the new place")
     options = parser.parse_args(words)
     if options.careless:
@@ -231,15 +264,26 @@ def main(words: list[str]) -> None:
     folder = Path(tempfile.mkdtemp(prefix="sidework-moves-"))
     template = folder / "template.db"
     fork_and_wait(lambda: fill(template).close(), folder / "errors")
-    figures = {}
-    for name, back in (("there", False), ("back", True)):
-        campaign = Campaign(options.server, template, back=back, every=options.every, always_back=options.careless)
-        campaign.run()
-        figures[name] = {
-            "kills": campaign.kills,
-            "points": sorted(campaign.points),
-            "states": campaign.states,
-            "wrongs": campaign.wrongs,
-        }
+    with _server(options.server) as server:
+        figures = _both(server, template, options)
     shutil.rmtree(folder)
     print(json.dumps(figures))
+
+
+def _both(server: str, template: Path, options: argparse.Namespace) -> dict[str, object]:
+    """Kill movers, then those who go back: they pass fewer statements and get a quarter of the time."""
+    chance, began = random.Random(options.seed), now()
+    figures: dict[str, object] = {}
+    for name, back, share in (("there", False, 0.75), ("back", True, 1.0)):
+        campaign = Campaign(server, template, back=back, every=options.every, always_back=options.careless)
+        campaign.run(chance, began + options.seconds * share)
+        figures[name] = {
+            "kills": campaign.kills,
+            "statements": campaign.statements,
+            "points": sorted(campaign.points),
+            "states": campaign.states,
+            "lost": campaign.lost,
+            "doubled": campaign.doubled,
+            "wrongs": campaign.wrongs,
+        }
+    return figures

@@ -1,6 +1,6 @@
 """A move that is killed anywhere, on either side, can be finished or undone: all jobs are in one place.
 
-`python -m tests.faults.child moves --server URL` kills after every statement; here it is after every fifth.
+`python -m tests.faults.child moves` kills after every statement; here it is after every fifth.
 """
 
 from __future__ import annotations
