@@ -83,6 +83,7 @@ def test_who_waits_is_told_that_nobody_works(shell: Shell, service: BackgroundSe
         ('["ada"]', "JSON object"),
         ("@nowhere.json", "nowhere.json"),
         ('{"name": "a"', "not JSON"),
+        ("name=ada", "write for instance '{\"name\": 1}'"),
         ('{"nome": "a"}', "name"),
         ('{"name": 5}', "name"),
         ('{"name": NaN}', "name"),

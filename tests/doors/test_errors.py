@@ -134,6 +134,9 @@ def test_a_status_that_does_not_exist_names_those_that_do(shell: Shell, service:
     ("app", "said"),
     [
         ("nowhere", "no module 'nowhere'"),
+        ("shop.py", "'shop.py' is a file; name its module: shop:service"),
+        ("./shop.py:other", "name its module: shop:other"),
+        ("shop/jobs", "name its module: shop.jobs:service"),
         ("nowhere.deeper:service", "no module 'nowhere.deeper'"),
         ("shop:nothing", "shop:nothing does not exist; write shop:service"),
         ("shop:sqlite3", "is a module, not a BackgroundService; write shop:service"),

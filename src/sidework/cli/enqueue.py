@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from sidework.model.options import JobKeywords
 
 MOST_WORDS = 3
+EXAMPLE = "'{\"name\": 1}'"
+"""A payload as it is typed into a shell."""
 
 
 class _Keywords(TypedDict):
@@ -79,7 +81,7 @@ def enqueue(
 def split_words(words: Sequence[str]) -> tuple[str | None, str, str | None]:
     """Return app, key and payload text. Two words are KEY PAYLOAD if the second looks like a payload, else APP KEY."""
     if len(words) > MOST_WORDS:
-        raise UsageError("too many words; quote the payload: sidework enqueue APP KEY '{\"name\": 1}'")
+        raise UsageError(f"too many words; quote the payload: sidework enqueue APP KEY {EXAMPLE}")
     match words:
         case [key]:
             return None, key, None
@@ -99,9 +101,9 @@ def read_payload(text: str | None) -> dict[str, object] | None:
     try:
         value = json.loads(text)
     except ValueError as error:
-        raise UsageError(f"the payload is not JSON: {_where(error)}") from error
+        raise UsageError(f"the payload is not JSON: {_where(error)}; write for instance {EXAMPLE}") from error
     if value is not None and not isinstance(value, dict):
-        raise UsageError(f"the payload must be a JSON object such as '{{\"name\": 1}}', not {type(value).__name__}")
+        raise UsageError(f"the payload must be a JSON object such as {EXAMPLE}, not {type(value).__name__}")
     return value
 
 

@@ -23,6 +23,10 @@ def load_service(app: str | None) -> BackgroundService:
     if not app:
         raise UsageError("say which app: APP, --app or SIDEWORK_APP, such as 'shop.jobs:service'")
     module_name, _, attribute = app.partition(":")
+    if "/" in module_name or module_name.endswith(".py"):
+        raise UsageError(
+            f"{module_name!r} is a file; name its module: {_module_of(module_name)}:{attribute or 'service'}"
+        )
     module = _import(module_name)
     return _named(module, attribute) if attribute else _only_one(module)
 
@@ -48,6 +52,11 @@ def _service_on(database: str) -> BackgroundService:
 def open_jobs(*, database: str | None, app: str | None) -> BackgroundJobManager:
     """Return the manager of the database given, or of the app's."""
     return open_service(database=database, app=app).jobs
+
+
+def _module_of(path: str) -> str:
+    """Return what the module in a file of the working directory is called."""
+    return ".".join(part for part in Path(path).with_suffix("").parts if part not in {"/", ".."})
 
 
 def _import(name: str) -> ModuleType:
