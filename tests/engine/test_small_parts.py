@@ -261,7 +261,7 @@ ABOUT_A_JOB: dict[str, Any] = {"job_id": 7, "key": "mail", "queue": "default", "
     [
         (JobStarted(**ABOUT_A_JOB), logging.DEBUG, "job 7 (mail) started, attempt 2"),
         (JobEnded(**ABOUT_A_JOB, status=JobStatus.COMPLETED, seconds=0.5), logging.DEBUG, "is COMPLETED"),
-        (JobEnded(**ABOUT_A_JOB, status=JobStatus.FAILED, seconds=0.5), logging.WARNING, "is FAILED"),
+        (JobEnded(**ABOUT_A_JOB, status=JobStatus.FAILED, seconds=0.5), logging.WARNING, "why: sidework show 7"),
         (OutcomeRefused(**ABOUT_A_JOB, reason="no", final=False), logging.ERROR, "it ends FAILED"),
         (OutcomeRefused(**ABOUT_A_JOB, reason="no", final=True), logging.CRITICAL, "it stays RUNNING"),
         (WorkerStopped(worker=1, given_back=2, stuck=()), logging.INFO, "2 jobs given back"),

@@ -67,7 +67,8 @@ class JobEnded(JobEvent, frozen=True, kw_only=True):
         return logging.WARNING if self.status is JobStatus.FAILED else logging.DEBUG
 
     def __str__(self) -> str:
-        return f"{self.name} is {self.status}, attempt {self.attempt} took {self.seconds:.3f} s"
+        why = f"; why: sidework show {self.job_id}" if self.status is JobStatus.FAILED else ""
+        return f"{self.name} is {self.status}, attempt {self.attempt} took {self.seconds:.3f} s{why}"
 
 
 class ClaimLost(JobEvent, frozen=True, kw_only=True):
@@ -201,7 +202,7 @@ class JobsRescued(Event, frozen=True, kw_only=True):
     job_ids: tuple[int, ...]
 
     def __str__(self) -> str:
-        return f"{len(self.job_ids)} jobs were running in a worker that died and are free again"
+        return f"a worker died, and what it ran is free again (jobs: {len(self.job_ids)})"
 
 
 class StraysGivenBack(Event, frozen=True, kw_only=True):

@@ -111,17 +111,8 @@ class Worker:
         self._ledger = Ledger(self._bench)
         self._reporter = Reporter(self.wake)
         self._suspicion = Suspicion(self._clock.monotonic)
-        self._stopping = Stopping(
-            self._bench, self._reporter, grace=grace, timer=self._timer, announce=self._announce, wake=self.wake
-        )
-        self._ear = Ear(
-            storage,
-            self._side_bridge,
-            longest=LONGEST_WITHOUT_A_LOOK,
-            on_commit=self._hear_a_commit,
-            on_death=self._hear_a_death,
-            chance=random,
-        )
+        self._stopping = self._make_stopping(grace)
+        self._ear = self._make_ear()
         self._renew_at = self._clock.monotonic() + RENEW_INTERVAL
         self._turn = Turn()
         self._retry_in = self._trouble_wait = 0.0
@@ -510,6 +501,21 @@ class Worker:
         await self._runner.wait_for_ends(self._bench.running.values(), LAST_WAIT)
 
     # ---------------------------------------------------------------------------------------------------- making
+
+    def _make_stopping(self, grace: float) -> Stopping:
+        return Stopping(
+            self._bench, self._reporter, grace=grace, timer=self._timer, announce=self._announce, wake=self.wake
+        )
+
+    def _make_ear(self) -> Ear:
+        return Ear(
+            self._storage,
+            self._side_bridge,
+            longest=LONGEST_WITHOUT_A_LOOK,
+            on_commit=self._hear_a_commit,
+            on_death=self._hear_a_death,
+            chance=self._chance,
+        )
 
     def _make_runner(self) -> Runner:
         desk = Desk(
