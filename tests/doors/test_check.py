@@ -44,6 +44,16 @@ def test_a_payload_that_does_not_fit_is_a_no_that_names_the_field(shell: Shell, 
     assert '"jobs":2,"example":2' in ended.stdout.replace(": ", ":").replace(", ", ",")
 
 
+def test_a_job_that_no_worker_claims_is_a_no_that_leads_to_the_doctor(shell: Shell, service: BackgroundService) -> None:
+    number = service.enqueue("greet", {"name": "you"})
+    with closing(sqlite3.connect(shell.folder / "app.db")) as db, db:
+        db.execute("UPDATE background_service_jobs SET queue = x'6162'")
+    ended = shell.run("check", "shop", "--json")
+    assert ended.returncode == 1
+    assert f'"example":{number}' in ended.stdout.replace(": ", ":")
+    assert "its queue is a BLOB" in ended.stdout
+
+
 def test_jobs_that_have_ended_are_nobodys_trouble(shell: Shell, service: BackgroundService) -> None:
     insert(shell, ("gone", None, "COMPLETED"), ("gone", None, "FAILED"), ("gone", None, "CANCELLED"))
     assert "all 0 jobs" in shell.out("check", "shop")

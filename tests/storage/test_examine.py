@@ -156,6 +156,22 @@ def test_keys_that_are_no_text_are_told_from_those_that_are(store: SqliteStorage
     assert store.examine().ready == {"k": 2, "X'6B'": 1}
 
 
+def test_jobs_in_a_queue_that_is_no_text_are_named_until_the_remedy_is_carried_out(
+    store: SqliteStorage, path: Path
+) -> None:
+    store.insert([NewJob(key="k"), NewJob(key="k"), NewJob(key="k", queue="ab")], now=NOW)
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("UPDATE background_service_jobs SET queue = x'6162' WHERE id <= 2")
+        finding = about("queue names", store.examine())
+        assert finding.level is Level.ILL
+        assert "no worker claims them: 2, such as 1" in finding.text
+        assert finding.remedy is not None
+        connection.execute(finding.remedy.partition("; or")[0])
+        queues = connection.execute("SELECT DISTINCT queue, status FROM background_service_jobs").fetchall()
+    assert queues == [("ab", "PENDING")]
+    assert "queue names" not in [finding.subject for finding in store.examine().findings]
+
+
 def test_what_is_not_there_or_no_database_is_an_error(path: Path) -> None:
     with pytest.raises(DatabaseMissing):
         SqliteStorage(path).examine()

@@ -44,6 +44,7 @@ INDEXES_USED = {
     "open_queues": {READY, SUSPECTS},
     "running_in_queue": {RUNNING},
     "has_ready": {READY},
+    "has_ready_ahead": {READY, ID},
     "has_suspect": {SUSPECTS},
     "ready_jobs": {READY, ID},
     "suspect_jobs": {SUSPECTS, ID},

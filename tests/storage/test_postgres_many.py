@@ -330,7 +330,15 @@ def test_a_database_without_tables_says_what_to_do(postgres_server: str) -> None
         open_storage(postgres_server).insert([job()], now=NOON)
 
 
-@pytest.mark.parametrize("jobs", [[job("bad")], [job(unique_key="u"), job("bad")], [job(), *[job("bad")] * 60]])
+@pytest.mark.parametrize(
+    "jobs",
+    [
+        [job("bad")],
+        [job("bad", unique_key="u")],
+        [job(unique_key="u"), job("bad")],
+        [job(), *[job("bad")] * 60],
+    ],
+)
 def test_a_job_that_a_trigger_swallows_is_an_error_and_none_of_its_list_is_kept(
     storage: Storage, raw: psycopg.Connection[Any], jobs: list[NewJob]
 ) -> None:

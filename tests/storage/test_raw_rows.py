@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.storage.crew import NOON, Crew, Hand, at, ended, ids, job, look, put, status
 
+from sidework.errors import DatabaseBusy
 from sidework.model.job import EndedJob, JobStatus, NewJob, RetentionRule
 from sidework.storage.contract import Want
 from sidework.storage.open import open_storage
@@ -123,6 +124,27 @@ def test_a_turn_with_nothing_to_write_asks_for_no_lock(
     raw.execute("ROLLBACK")
     hand.seat.leave()
     impatient.close()
+
+
+def test_jobs_that_must_not_be_taken_in_advance_are_no_reason_to_ask_for_the_lock(
+    storage: Storage, raw: sqlite3.Connection, tmp_path: Path, crew: Crew
+) -> None:
+    impatient = open_storage(str(tmp_path / "app.db"), wait=0.01)
+    hand = crew.hire(impatient)
+    put(storage, *(job(max_attempts=1) for _ in range(3)))
+    raw.execute("BEGIN IMMEDIATE")
+    assert hand.claim(0, ahead={"default": 3}) == []
+    with pytest.raises(DatabaseBusy):  # the control: with room for them the lock is needed
+        hand.claim(1, ahead={"default": 3})
+    raw.execute("ROLLBACK")
+    hand.seat.leave()
+    impatient.close()
+
+
+def test_one_that_may_be_taken_in_advance_is_found_behind_those_that_must_not(storage: Storage, hand: Hand) -> None:
+    *_once, more = put(storage, job(max_attempts=1), job(max_attempts=1), job())
+    assert hand.claim(0, ahead={"default": 2}) == []
+    assert ids(hand.claim(0, ahead={"default": 3})) == [more]
 
 
 def test_what_a_store_writes_is_stamped_with_the_time_it_is_told(

@@ -89,6 +89,9 @@ def _unended(manager: BackgroundJobManager) -> Iterator[Job]:
 
 def _why_not(job: Job, handlers: Mapping[str, JobHandler[..., Any]]) -> str | None:
     """Return why this code cannot run a job, or None: it can."""
+    queue: object = job.queue  # whatever its type says: any program may have written the row
+    if not isinstance(queue, str):
+        return "its queue is a BLOB and no text, so no worker claims it; `sidework doctor` says how to mend it"
     handler = handlers.get(job.key)
     if handler is None:
         near = difflib.get_close_matches(job.key, handlers)

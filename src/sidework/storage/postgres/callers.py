@@ -45,6 +45,7 @@ _MOST_JOBS_AT_ONCE: Final = 5000
 _MOST_CHARACTERS_AT_ONCE: Final = 16_000_000
 _TRIES: Final = 10
 """How often a unique key may be found held by a job that ends before it can be named."""
+_SEES_WHAT_IS_COMMITTED: Final = "read committed"
 
 
 class Callers:
@@ -166,7 +167,7 @@ def swallowed() -> NoReturn:
 
 
 def _holder_or_new(job: NewJob, now: datetime) -> Talk[int]:
-    """Find who holds a unique key; if that one has just ended, insert after all."""
+    """Find who holds a unique key; if that one has just ended, insert after all. Raises SideworkError."""
     for _ in range(_TRIES):
         held = yield _SQL["id_of_unique_job"], {"job_key": job.key, "unique_key": job.unique_key}
         if held:
@@ -174,9 +175,13 @@ def _holder_or_new(job: NewJob, now: datetime) -> Talk[int]:
         ((job_id, is_new),) = yield _SQL["insert_jobs"], rows.new_jobs([job], now)
         if is_new:
             return int(job_id)
+    ((isolation,),) = yield _SQL["isolation"], {}
+    if isolation == _SEES_WHAT_IS_COMMITTED:  # whoever holds the key would have been seen
+        swallowed()
     raise SideworkError(
         f"the unique key {job.unique_key!r} of {job.key!r} is held by a job that this transaction cannot see: it was "
-        "enqueued after the transaction began. Under REPEATABLE READ or SERIALIZABLE roll back and try again."
+        "enqueued after the transaction began. Under REPEATABLE READ or SERIALIZABLE roll back and try again. If it "
+        "happens each time, a trigger or a rule on background_service_jobs swallows the job."
     )
 
 

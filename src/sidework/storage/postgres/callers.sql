@@ -45,6 +45,9 @@ FROM STDIN (FORMAT BINARY);
 SELECT id FROM background_service_jobs
 WHERE job_key = %(job_key)s AND unique_key = %(unique_key)s AND status IN ('PENDING', 'SCHEDULED', 'RUNNING');
 
+-- :name isolation
+SELECT current_setting('transaction_isolation');
+
 -- :name identity
 SELECT identity FROM background_service_schema;
 

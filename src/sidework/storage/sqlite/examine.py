@@ -41,7 +41,7 @@ def examine(connection: sqlite3.Connection, path: str) -> Examination:
         findings.append(_about_schema(connection))
     if findings[-1].level is Level.ILL:
         return Examination(findings=findings, usable=False)
-    findings += _about_a_move(connection)
+    findings += [*_about_a_move(connection), *_about_names(connection)]
     return Examination(
         findings=findings,
         ready=dict(connection.execute(_SQL["ready_by_key"]).fetchall()),
@@ -161,6 +161,17 @@ def _about_a_move(connection: sqlite3.Connection) -> Iterator[Finding]:
             level=Level.NOTICE,
             text=words,
             remedy="run the same `sidework move` again, or with --abort to give it up",
+        )
+
+
+def _about_names(connection: sqlite3.Connection) -> Iterator[Finding]:
+    number, first = connection.execute(_SQL["in_no_queue"]).fetchone()
+    if number:
+        yield Finding(
+            subject="queue names",
+            level=Level.ILL,
+            text=f"jobs whose queue is a BLOB and no text, so that no worker claims them: {number:,}, such as {first}",
+            remedy=f"{_SQL['mend_queues']}; or `sidework cancel` them. Let the program that writes them pass text",
         )
 
 

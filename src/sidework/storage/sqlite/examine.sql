@@ -15,6 +15,15 @@ PRAGMA quick_check(5);
 SELECT CASE typeof(job_key) WHEN 'text' THEN job_key ELSE quote(job_key) END, count(*)
 FROM background_service_jobs WHERE status = 'PENDING' GROUP BY job_key;
 
+-- Names that are no text are no queue's: the claim never comes to them.
+-- :name in_no_queue
+SELECT count(*), MIN(id) FROM background_service_jobs
+WHERE status IN ('PENDING', 'SCHEDULED') AND typeof(queue) = 'blob';
+
+-- For people, to be run by hand.
+-- :name mend_queues
+UPDATE background_service_jobs SET queue = CAST(queue AS TEXT) WHERE typeof(queue) = 'blob';
+
 -- :name oldest_running
 SELECT id, job_key, last_attempt_at FROM background_service_jobs
 WHERE status = 'RUNNING' AND last_attempt_at IS NOT NULL

@@ -136,6 +136,20 @@ SELECT EXISTS (
     )
 );
 
+-- Whether `ready_jobs` could find one with :ahead = 1. For each key as many are looked at as for all: rather too many.
+-- :name has_ready_ahead
+SELECT EXISTS (
+    SELECT 1
+    FROM json_each(:keys) AS wanted
+    CROSS JOIN background_service_jobs AS candidate ON candidate.id IN (
+        SELECT ready.id FROM background_service_jobs AS ready
+        WHERE ready.status = 'PENDING' AND ready.crashes = 0
+          AND ready.queue = :queue AND ready.job_key = wanted.value
+        ORDER BY ready.priority DESC, ready.id LIMIT :room
+    )
+    WHERE candidate.max_attempts > 1
+);
+
 -- :name has_suspect
 SELECT EXISTS (
     SELECT 1 FROM json_each(:keys) AS wanted

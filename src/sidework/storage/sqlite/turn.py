@@ -40,7 +40,9 @@ class Turning:
             return any(True for _queue in self._with_a_suspect(connection, queues, keys))
         return any(
             self._one(connection, "has_ready", queue=queue.name, keys=keys)
-            for queue, _room, _ahead in self._rooms(connection, queues, want)
+            if room > 0
+            else self._one(connection, "has_ready_ahead", queue=queue.name, keys=keys, room=ahead)
+            for queue, room, ahead in self._rooms(connection, queues, want)
         )
 
     def any_ready(self, connection: sqlite3.Connection, want: Want) -> bool:
