@@ -224,12 +224,28 @@ def test_a_row_from_any_program_is_a_job(storage: Storage, crew: Crew, raw: psyc
     assert (claimed.payload, claimed.priority, claimed.max_attempts, claimed.claim.number) == ('{"a": 1}', 5, 2, 1)
 
 
+@pytest.mark.parametrize("apart", [1, 7])
+def test_many_get_numbers_in_their_order_whether_or_not_others_draw_some_between(
+    storage: Storage, raw: psycopg.Connection[Any], apart: int
+) -> None:
+    """As they are drawn where others draw at the same time: with gaps."""
+    raw.execute(f"ALTER SEQUENCE background_service_jobs_id_seq INCREMENT BY {apart}")
+    raw.commit()
+    first, *others = given = put(storage, *(job(payload=f'{{"n":{n}}}') for n in range(60)))
+    assert given == list(range(first, first + 60 * apart, apart))
+    assert [each.payload for each in sorted(everything(storage), key=lambda each: each.id)] == [
+        {"n": n} for n in range(60)
+    ]
+    assert put(storage)[0] > others[-1]
+
+
+@pytest.mark.parametrize("column", ["created_at", "updated_at", "last_attempt_at", "finished_at", "run_at"])
 @pytest.mark.parametrize("moment", ["'infinity'", "'-infinity'", "'20000-01-01'"])
-def test_a_time_that_no_program_of_ours_could_read_is_refused(raw: psycopg.Connection[Any], moment: str) -> None:
+def test_a_time_that_no_program_of_ours_could_read_is_refused(
+    raw: psycopg.Connection[Any], column: str, moment: str
+) -> None:
     with pytest.raises(psycopg.errors.CheckViolation):
-        raw.execute(
-            f"INSERT INTO background_service_jobs (job_key, status, run_at) VALUES ('k', 'SCHEDULED', {moment})"
-        )
+        raw.execute(f"INSERT INTO background_service_jobs (job_key, {column}) VALUES ('k', {moment})")
 
 
 def test_an_outcome_that_the_database_refuses_does_not_hold_up_its_neighbours(

@@ -148,14 +148,19 @@ def insertion(jobs: Sequence[NewJob], now: datetime) -> Talk[list[int]]:
 def copy(connection: Connection[Any], jobs: Sequence[NewJob], now: datetime) -> list[int]:
     """Insert jobs that have no unique keys, in a transaction on a connection of our own; return their ids."""
     moment = rows.to_moment(now)
-    ids = [row[0] for row in connection.execute(_SQL["new_ids"], {"count": len(jobs)})]
-    ids.sort()
+    ids = _new_ids(connection, len(jobs))
     with connection.cursor() as cursor:
         with cursor.copy(_SQL["copy_jobs"]) as into:
             into.set_types(rows.COPIED_TYPES)
             for job_id, job in zip(ids, jobs, strict=True):
                 into.write_row(rows.copied_job(job_id, job, moment))
         return ids if cursor.rowcount == len(jobs) else swallowed()
+
+
+def _new_ids(connection: Connection[Any], count: int) -> list[int]:
+    """Draw numbers, in ascending order."""
+    ((first, last, scattered),) = connection.execute(_SQL["new_ids"], {"count": count}).fetchall()
+    return list(range(first, last + 1)) if scattered is None else sorted(scattered)
 
 
 def swallowed() -> NoReturn:

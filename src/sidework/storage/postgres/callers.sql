@@ -33,8 +33,12 @@ FROM given LEFT JOIN inserted ON inserted.id = given.id
 ORDER BY given.place;
 
 -- Jobs without unique keys, on our own connections: numbers first, then rows by COPY, the fastest way into a table.
+-- Nearly always they follow one another, and the first and the last tell all of them.
 -- :name new_ids
-SELECT nextval('background_service_jobs_id_seq') FROM generate_series(1, %(count)s::bigint);
+WITH drawn AS MATERIALIZED (
+    SELECT nextval('background_service_jobs_id_seq') AS id FROM generate_series(1, %(count)s::bigint)
+)
+SELECT MIN(id), MAX(id), CASE WHEN MAX(id) - MIN(id) + 1 = COUNT(*) THEN NULL ELSE array_agg(id) END FROM drawn;
 
 -- :name copy_jobs
 COPY background_service_jobs
