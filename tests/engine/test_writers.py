@@ -46,7 +46,7 @@ def test_at_first_every_call_gets_a_thread_at_once():
     async def act(writers):
         together = threading.Barrier(4)
         for _ in range(3):
-            writers.start(together.wait)
+            writers.start(lambda _: together.wait())
         await asyncio.to_thread(together.wait, DEADLINE)
 
     with_writers(act)
@@ -58,12 +58,12 @@ def test_handlers_that_only_write_share_one_thread_and_run_in_order():
         threads, order, done = set(), [], threading.Event()
         for number in range(50):
 
-            def call(number=number):
+            def call(_together, number=number):
                 threads.add(threading.get_ident())
                 order.append(number)
 
             writers.start(call)
-        writers.start(done.set)
+        writers.start(lambda _: done.set())
         await finished(done)
         assert order == list(range(50))
         assert len(threads) == 1
@@ -77,9 +77,9 @@ def test_handlers_that_mostly_do_something_else_get_as_many_threads_as_keep_the_
             writers.measured(outside=0.003, locked=0.001)
         together = threading.Barrier(4)
         for _ in range(4):
-            writers.start(lambda: together.wait(DEADLINE))
+            writers.start(lambda _: together.wait(DEADLINE))
         ended = threading.Event()
-        writers.start(ended.set)
+        writers.start(lambda _: ended.set())
         await finished(ended)
 
     with_writers(act)
@@ -91,7 +91,7 @@ def test_handlers_that_never_write_are_not_held_back():
             writers.measured(outside=0.003, locked=0.0)
         together = threading.Barrier(9)
         for _ in range(8):
-            writers.start(lambda: together.wait(DEADLINE))
+            writers.start(lambda _: together.wait(DEADLINE))
         await asyncio.to_thread(together.wait, DEADLINE)
 
     with_writers(act)
@@ -101,9 +101,9 @@ def test_a_call_that_takes_long_keeps_nobody_waiting():
     async def act(writers):
         only_writes(writers)
         stuck, ended = threading.Event(), threading.Event()
-        writers.start(lambda: stuck.wait(DEADLINE))
-        writers.start(lambda: stuck.wait(DEADLINE))
-        writers.start(ended.set)
+        writers.start(lambda _: stuck.wait(DEADLINE))
+        writers.start(lambda _: stuck.wait(DEADLINE))
+        writers.start(lambda _: ended.set())
         await finished(ended)
         assert not stuck.is_set()
         stuck.set()
@@ -115,11 +115,11 @@ def test_ends_are_told_in_handfuls_while_others_wait():
     async def act(writers):
         only_writes(writers)
         begin, done = threading.Event(), threading.Event()
-        writers.start(lambda: begin.wait(DEADLINE))
+        writers.start(lambda _: begin.wait(DEADLINE))
         rung = []
         for _ in range(TOLD_AT_ONCE + 1):
-            writers.start(lambda: rung.append(writers._tell.rung))
-        writers.start(done.set)
+            writers.start(lambda _: rung.append(writers._tell.rung))
+        writers.start(lambda _: done.set())
         begin.set()
         await finished(done)
         # Not once per end while others wait (the look for slow calls may ring besides).
@@ -132,11 +132,11 @@ def test_closing_ends_threads_that_wait_and_those_that_are_done():
     async def act(writers):
         names = {thread.name for thread in threading.enumerate()}
         go_on, entered = threading.Event(), threading.Event()
-        writers.start(entered.set)
+        writers.start(lambda _: entered.set())
         await finished(entered)
         entered.clear()
 
-        def enter_and_wait():
+        def enter_and_wait(_together):
             entered.set()
             go_on.wait(DEADLINE)
 

@@ -98,10 +98,12 @@ class Long:
         points = len(found["points"])
         remarks = (
             f"{found['workers']:,} workers, {found['enqueuers']:,} enqueuers; {found['inside']:,} between first write "
-            f"and commit, {found['handlers']:,} of them in handlers; {found['at_points']:,} at {points} of "
+            f"and commit, {found['handlers']:,} of them in handlers; {found['sharing']:,} while ended jobs waited for "
+            f"a commit that they share; {found['at_points']:,} at {points} of "
             f"{points + len(found['missed'])} named points; {found['findings']['events']:,} events checked"
         )
         wrongs = found["findings"]["wrongs"] + found["strange"] + _passed_over(found)
+        wrongs += [] if found["sharing"] else ["no kill hit a commit that jobs share"]
         return _row("F1 F2 F19 kills", found["kills"], found, wrongs, remarks, found["recoveries"])
 
     def _kills_apart(self) -> Row:

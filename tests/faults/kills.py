@@ -26,6 +26,9 @@ from tests.faults.processes import fork, last_words, now, wait_for
 from tests.faults.slots import INSIDE, Slots
 from tests.faults.workload import LIMIT, LIMITED, Workload
 
+from sidework.engine import runner
+from sidework.model.pace import QUICK_RUNS, Pace
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -43,6 +46,8 @@ FOUNDERS: Final = 6
 LONG_PATIENCE: Final = 5.0
 AT_POINTS, INSIDE_A_JOB = 0.35, 0.55
 """Shares of the victims; the rest is killed at random."""
+IN_COMPANY = 0.3
+"""Of all victims, at most so many are hit while jobs wait for a commit that they share."""
 LONGEST_DRAIN: Final = 60.0
 
 
@@ -57,6 +62,8 @@ class KillFigures(msgspec.Struct, kw_only=True):
     """Kills that hit between a first write and its commit."""
     handlers: int = 0
     """Of those, how many hit the handler of a job."""
+    sharing: int = 0
+    """Of the kills, how many hit while jobs that had ended waited for a commit that they share."""
     in_commit: int = 0
     at_points: int = 0
     points: dict[str, int] = {}
@@ -81,6 +88,8 @@ class Child:
     kill_at: float | None
     wants_inside: bool
     errors: Path
+    wants_company: bool = False
+    """Whether it is to be hit while jobs that ended wait for a commit, if that comes to be in time."""
     point: str | None = None
     """Where it is to end itself."""
     killed_at: float | None = None
@@ -150,6 +159,7 @@ class Campaign:
                 workload.place_orders()
             else:
                 workload.enqueue_some()
+                take_all_for_quick()
                 workload.work()
 
         os.waitpid(fork(be, folder / "errors"), 0)
@@ -228,11 +238,13 @@ class Campaign:
                 queues={"default": 100, LIMITED: LIMIT},
             )  # fmt: skip
             workload.prepare()
+            take_all_for_quick()
             workload.place_orders() if role == ENQUEUER else workload.work()
 
         errors = folder / f"errors of {place} {seed}"
         process = fork(be, errors)
-        return Child(role, process, now(), kill_at, wants_inside, errors, point)
+        wants_company = wants_inside and role == WORKER and chance > 1 - IN_COMPANY
+        return Child(role, process, now(), kill_at, wants_inside, errors, wants_company, point)
 
     def _too_few_inside(self, role: str) -> bool:
         """Whether the next victim must be hit between a first write and its commit."""
@@ -259,7 +271,10 @@ class Campaign:
         state, _job, _time, _point = self._slots.read(place)
         is_new = child.point is not None and not self.figures.points.get(child.point)
         overdue = now() - child.born > (LONG_PATIENCE if child.wants_inside or is_new else PATIENCE)
-        if overdue or (child.wants_inside and state == INSIDE) or (child.kill_at is not None and now() > child.kill_at):
+        is_inside = state == INSIDE and (
+            not child.wants_company or self._slots.waiting(place) > 0 or now() - child.born > PATIENCE
+        )
+        if overdue or (child.wants_inside and is_inside) or (child.kill_at is not None and now() > child.kill_at):
             log.write_death(child.process)
             child.killed_at = now()
             os.kill(child.process, signal.SIGKILL)
@@ -278,6 +293,7 @@ class Campaign:
         self.figures.kills += 1
         self.figures.inside += state == INSIDE
         self.figures.handlers += state == INSIDE and child.role == WORKER
+        self.figures.sharing += child.role == WORKER and self._slots.waiting(place) > 0
         self.figures.in_commit += state not in (INSIDE, 0)
         self.figures.workers += child.role == WORKER
         self.figures.enqueuers += child.role == ENQUEUER
@@ -299,6 +315,11 @@ class Campaign:
         if (status := wait_for(process, LONGEST_DRAIN)) != 0:
             said = last_words(folder / "errors of the last")
             self.figures.findings.wrongs = [*self.figures.findings.wrongs, f"the last worker: {status}, {said}"]
+
+
+def take_all_for_quick() -> None:
+    """Let handlers share commits from their first run on: most of these workers do not live for twenty."""
+    runner.UNKNOWN = Pace(quick_runs=QUICK_RUNS)  # type: ignore[attr-defined]
 
 
 def recoveries(events: Sequence[history.Event], deaths: Sequence[tuple[int, float]]) -> list[float]:

@@ -48,6 +48,8 @@ class Walker:
         self._slot = slot
         self._state, self._job = NOWHERE, 0
         self._last: dict[int, str] = {}
+        self._waiting = 0
+        """Jobs that have ended in a transaction that others share, and is not committed yet."""
         self.seen: dict[str, int] = {}
         """Point -> how often it was passed."""
         self._chosen: tuple[str, int, int] | None = None
@@ -65,6 +67,10 @@ class Walker:
         self._state, self._job = state, job
         self._slots.enter(self._slot, state, job)
 
+    def _let_wait(self, number: int) -> None:
+        self._waiting = number
+        self._slots.let_wait(self._slot, number)
+
     def _before(self, who: object, what: str, _with: object) -> None:
         if what.startswith("COMMIT") and self._state == INSIDE and _is_a_jobs(who):
             self.enter(COMMITTING, self._job)
@@ -74,8 +80,12 @@ class Walker:
         if what.startswith(("COMMIT", "ROLLBACK")) and self._state != NOWHERE and _is_a_jobs(who):
             self.enter(NOWHERE, 0)
         name = self._name(who, what)
+        if name == "release" and self._last.get(id(who)) == "settle_one":
+            self._let_wait(self._waiting + 1)
+        elif what.startswith(("COMMIT", "ROLLBACK;")) and _is_a_jobs(who):
+            self._let_wait(0)
         self._pass(f"after {name}")
-        if what.startswith(("COMMIT", "ROLLBACK")):
+        if what.startswith(("COMMIT", "ROLLBACK;")) or what == "ROLLBACK":
             self._last.pop(id(who), None)
         elif _WRITES.search(what):
             self._last[id(who)] = name

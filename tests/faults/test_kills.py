@@ -15,8 +15,9 @@ def test_kills_lose_nothing_and_do_nothing_twice(figures: Callable[[str], None])
     recoveries = found["recoveries"]
     figures(
         f"F1 F2 kills: {found['kills']} ({found['workers']} workers, {found['enqueuers']} enqueuers; {found['inside']} "
-        f"between first write and commit, {found['handlers']} of them in handlers; {len(found['points'])} named "
-        f"points), {found['findings']['jobs']} jobs, lost {found['findings']['lost']}, doubled "
+        f"between first write and commit, {found['handlers']} of them in handlers, {found['sharing']} while "
+        f"ended jobs waited for a commit that they share; {len(found['points'])} named points), "
+        f"{found['findings']['jobs']} jobs, lost {found['findings']['lost']}, doubled "
         f"{found['findings']['doubled']}, run again after {percentile(recoveries, 0.5):.3f} s (p50) "
         f"{percentile(recoveries, 0.99):.3f} s (p99)"
     )
@@ -26,6 +27,7 @@ def test_kills_lose_nothing_and_do_nothing_twice(figures: Callable[[str], None])
     assert found["enqueuers"] >= 10
     assert found["inside"] * 2 >= found["kills"]
     assert found["handlers"] * 2 >= found["workers"]
+    assert found["sharing"] > 0
     assert len(found["points"]) >= 10
     assert percentile(recoveries, 0.5) < 2.0
 

@@ -1,7 +1,8 @@
 """The jobs of the fault campaigns, and the processes that work on them and enqueue them.
 
 `settle` is the job whose effects must happen once: it inserts a row and adds to a total, in the transaction of its
-end. Each order that is placed has a row in the application's own table, in the transaction that enqueues its job.
+end. `settle_quickly` does the same in so short a time that several of them share a commit. Each order that is placed
+has a row in the application's own table, in the transaction that enqueues its job.
 """
 
 from __future__ import annotations
@@ -33,7 +34,12 @@ SCHEMA = (
     "CREATE TABLE IF NOT EXISTS totals (id INTEGER PRIMARY KEY, n INTEGER NOT NULL)",
     "INSERT OR IGNORE INTO totals VALUES (1, 0)",
 )
+SHORT_DWELL = 0.0005
+"""Seconds between first write and end of those that share a commit."""
 LIMITED, LIMIT = "limited", 2
+KEYS = ("settle", "settle_quickly", "settle_in_block", "settle_async", "outside")
+OFTEN = (*KEYS, "settle", *["settle_quickly"] * 6)
+"""As often as it takes to let some of them share."""
 NEVER_GIVEN_UP = 1_000_000
 MOST_WAITING = 60
 """Jobs that wait before an enqueuer pauses: a killed job is to be run again soon."""
@@ -81,6 +87,7 @@ class Workload:
         }  # fmt: skip
         settle = self._settle_apart if apart else self._settle
         self.service.register_job_handler("settle", settle, **options_of_all)
+        self.service.register_job_handler("settle_quickly", self._settle_quickly, **options_of_all)
         self.service.register_job_handler("settle_async", self._settle_async, **options_of_all)
         self.service.register_job_handler("settle_in_block", self._settle_in_block, **options_of_all)
         self.service.register_job_handler("outside", self._outside, **options_of_all)
@@ -101,6 +108,15 @@ class Workload:
         self._invoked(job)
         db.execute("INSERT INTO effects VALUES (?, ?)", (job.id, claim_of(job)))
         self._change(db, job, order)
+        self._returned(job)
+
+    def _settle_quickly(self, db: sqlite3.Connection, job: JobContext, order: int) -> None:  # noqa: ARG002 - the payload
+        self._invoked(job)
+        db.execute("INSERT INTO effects VALUES (?, ?)", (job.id, claim_of(job)))
+        self.enter(INSIDE, job.id)
+        db.execute("UPDATE totals SET n = n + 1")
+        if self.dwell:
+            time.sleep(self.random.random() * SHORT_DWELL)
         self._returned(job)
 
     def _settle_in_block(self, job: JobContext, order: int) -> None:
@@ -158,7 +174,7 @@ class Workload:
     def enqueue_some(self) -> None:
         """Enqueue some jobs of each kind."""
         for order in range(1, 200):
-            self._enqueue(("settle", "settle_in_block", "settle_async", "outside")[order % 4], -order)
+            self._enqueue(KEYS[order % len(KEYS)], -order)
 
     def drain(self) -> None:
         """Be a worker until nothing is left to do."""
@@ -208,7 +224,7 @@ class Workload:
         return self.service.enqueue(key, {"order": order}, **options)
 
     def _key(self) -> str:
-        return self.random.choice(("settle", "settle", "settle", "settle_in_block", "settle_async", "outside"))
+        return self.random.choice(OFTEN)
 
     def _many_wait(self, application: sqlite3.Connection) -> bool:
         waiting = application.execute(

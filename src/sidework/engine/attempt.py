@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from sidework.engine.timer import Alarm
     from sidework.model.handler import JobHandler
     from sidework.model.job import ClaimedJob, Outcome
-    from sidework.storage.contract import AsyncJobTransaction, JobTransaction, Membership, Storage
+    from sidework.storage.contract import AsyncJobTransaction, JobTransaction, Membership, SharedTransaction, Storage
 
 MOST_LINES_AT_ONCE = 1000
 """Log lines of one attempt that are kept between two reports."""
@@ -96,6 +96,19 @@ class Attempt:
     raised_after_end: str | None = None
     transaction: Any = None
     """A JobTransaction or AsyncJobTransaction, as the handler is sync or async."""
+    shared: SharedTransaction | None = None
+    """What its transaction is to be a part of; None: it commits by itself."""
+    kept = False
+    """Its end is written in a shared transaction: `concluded` is told when that is committed."""
+    in_vain = False
+    """The shared transaction could not be committed."""
+    _outcome_kept: Outcome | None = None
+    tell_end: Callable[[Attempt], object]
+    """Called, in any thread, when what was kept is concluded."""
+    returned_at = 0.0
+    """When the handler was done, by the monotonic clock."""
+    quickness = 0.0
+    """Seconds that the handler took, the waiting for the lock not counted."""
     in_block = False
     committing = False
     aborted = False
@@ -206,18 +219,25 @@ class Attempt:
                     f"the attempt of job {self.job.id} is over: {self.stop.value if self.stop else 'aborted'}"
                 )
             if self.transaction is None:
-                is_async = self.handler is not None and self.handler.is_async
-                open_it = self.storage.async_transaction if is_async else self.storage.transaction
-                self.transaction = open_it(self.job.claim)
+                self.transaction = self._new_transaction()
             transaction: JobTransaction | AsyncJobTransaction = self.transaction
             return transaction
+
+    def _new_transaction(self) -> JobTransaction | AsyncJobTransaction:
+        if self.shared is not None:
+            return self.shared.transaction(self.job.claim, self.concluded)
+        if self.handler is not None and self.handler.is_async:
+            return self.storage.async_transaction(self.job.claim)
+        return self.storage.transaction(self.job.claim)
 
     def open_block(self) -> JobTransaction | AsyncJobTransaction:
         """Return its transaction for `job.transaction()`. Raises SideworkError if the job is completed already."""
         if self.settled or self.in_block:
             state = "has completed its job" if self.settled else "is in job.transaction() already"
             raise SideworkError(f"job.transaction() is there once per attempt, and this one {state}")
-        return self.open_transaction()
+        transaction = self.open_transaction()
+        self.shared = None  # its end is durable when the block is left, and so cannot wait for others
+        return transaction
 
     def close_door(self) -> JobTransaction | AsyncJobTransaction | None:
         """Let no transaction be opened any more; return the one that is open."""
@@ -231,9 +251,27 @@ class Attempt:
         outcome = self.outcome_of(self.returned(value))
         self.committing = True
         try:
-            self._committed(outcome, held=self.transaction.commit(outcome, now=self.now()))
+            self._outcome_kept = outcome
+            held = self.transaction.commit(outcome, now=self.now())
+            if held and self.shared is not None:
+                self.kept = True
+            else:
+                self._committed(outcome, held=held)
         finally:
             self.committing = False
+
+    def concluded(self, error: Exception | None, *, at_fault: bool) -> None:
+        """Take what became of the shared transaction in which its end was kept. In whatever thread ended that.
+
+        Where others may be to blame, it is given back without having used an attempt; it is not to share again.
+        """
+        if error is None:
+            self.settled = True
+            self.outcome = self._outcome_kept
+        else:
+            self.in_vain = True
+            self.happened = self.raised(error) if at_fault else GivenBack()
+        self.tell_end(self)
 
     async def acommit(self, value: object) -> None:
         """The same for an async handler."""

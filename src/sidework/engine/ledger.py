@@ -22,7 +22,7 @@ class Ledger:
         """bench: where an outcome goes back to that is to be written once more."""
         self._bench = bench
         self.given_back = 0
-        """How many jobs were begun and given back."""
+        """How many jobs were begun and given back because the worker stopped."""
 
     def take(self, ended: Sequence[Attempt], turn: Turn) -> None:
         """Take the answer to the outcomes of these attempts."""
@@ -42,7 +42,7 @@ class Ledger:
             return
         if self._bench.left:
             self._bench.left.discard(attempt.job.claim)
-        if outcome.status is JobStatus.PENDING and attempt.began:
+        if outcome.status is JobStatus.PENDING and attempt.began and not attempt.in_vain:
             self.given_back += 1
         tell = attempt.announce if outcome.status is JobStatus.FAILED else attempt.announce_routine
         tell(JobEnded, status=outcome.status, seconds=attempt.seconds)

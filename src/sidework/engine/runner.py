@@ -18,12 +18,14 @@ from sidework.engine.events import (
     RaisedAfterEnd,
     logger,
 )
+from sidework.engine.together import Together
 from sidework.engine.writers import Writers
 from sidework.errors import Discard, InvalidPayload, UnknownJobKey
+from sidework.model.pace import COST_OF_A_COMMIT, UNKNOWN, Pace, after_run, in_debt
 from sidework.model.payload import error_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Coroutine, Iterable, Mapping
 
     from sidework.engine.bridge import Bridge
     from sidework.engine.executors import Threads
@@ -63,9 +65,19 @@ class Runner:
         self._loop = asyncio.get_running_loop()
         self._blank = contextvars.copy_context()  # handlers start from here, and never see each other's variables
         self._writers = Writers(self._loop, desk.clock.monotonic, self._wake_to_collect)
+        self._can_share = self._new_together() is not None
+        self._sharers = Writers(
+            self._loop,
+            desk.clock.monotonic,
+            self._wake_to_collect,
+            together=self._new_together,
+            slow=self._look_at_slow_one,
+        )
+        self._paces: dict[str, Pace] = {}
+        """Of handlers that write through `db` in threads, by key."""
         self._done: deque[Attempt] = deque()
         self._collecting = False
-        self._abandoning: set[asyncio.Task[None]] = set()
+        self._background: set[asyncio.Task[None]] = set()
 
     # ------------------------------------------------------------------------------------------------ beginning
 
@@ -79,7 +91,9 @@ class Runner:
         else:
             attempt.in_thread = attempt.began = True
             if "db" in handler.given:
-                self._writers.start(partial(self._blank.copy().run, self._write_in_thread, attempt))
+                context = self._blank.copy()
+                writers = self._sharers if self._may_share(job) else self._writers
+                writers.start(lambda together: context.run(self._write_in_thread, attempt, together))
             else:
                 self._threads.start(partial(self._blank.copy().run, self._run_in_thread, attempt))
         if handler is not None and (timeout := handler.timeout_of(job)) is not None:
@@ -121,14 +135,22 @@ class Runner:
         self._done.append(attempt)
         self._wake_to_collect()
 
-    def _write_in_thread(self, attempt: Attempt) -> None:
+    def _write_in_thread(self, attempt: Attempt, together: Together | None) -> None:
         began_at = attempt.monotonic()
+        if together is not None:
+            attempt.tell_end = self._done.append
+            together.take(attempt)
         self._call_in_thread(attempt)
         if (transaction := attempt.transaction) is not None:
-            locked = transaction.held_for
-            worked = attempt.monotonic() - began_at - transaction.waited_for
-            self._writers.measured(outside=max(worked - locked, 0.0), locked=locked)
-        self._done.append(attempt)
+            attempt.quickness = attempt.returned_at - began_at - transaction.waited_for
+            if together is None:
+                locked = transaction.held_for
+                worked = attempt.monotonic() - began_at - transaction.waited_for
+                self._writers.measured(outside=max(worked - locked, 0.0), locked=locked)
+        if not attempt.kept:
+            self._done.append(attempt)
+        if together is not None:
+            together.ended()
 
     def _call_in_thread(self, attempt: Attempt) -> None:
         current_job.set(JobContext(attempt))
@@ -139,11 +161,53 @@ class Runner:
             handler = _handler_of(attempt)
             value = _function_of(handler)(**self._arguments(attempt, handler))
             attempt.finishing = True
-            attempt.happened = _conclude(attempt, value)
+            attempt.returned_at = attempt.monotonic()
+            if attempt.shared is not None and not attempt.over:  # kept for a while: should we die then, it is not why
+                self._seat.ended(attempt.job.claim.job_id, written=False)
+            happened = _conclude(attempt, value)
+            if not attempt.kept:
+                attempt.happened = happened
         except BaseException as error:  # noqa: BLE001 - a handler may raise SystemExit; its thread lives on
             attempt.finishing = True
+            attempt.returned_at = attempt.monotonic()
             _roll_back(attempt)
             attempt.happened = _what_it_means(attempt, error)
+
+    # ------------------------------------------------------------------------------------ what commits together
+
+    def _may_share(self, job: ClaimedJob) -> bool:
+        """Whether the job's end may wait for a commit with others.
+
+        Never where a commit that fails could not be made good by running the job once more, and never where the job
+        may have killed a worker.
+        """
+        if not self._can_share or job.max_attempts == 1 or job.crashes:
+            return False
+        return self._paces.get(job.key, UNKNOWN).may_share(now=self._desk.clock.monotonic())
+
+    def _learn_pace(self, attempt: Attempt) -> None:
+        pace, now = self._paces.get(attempt.job.key, UNKNOWN), attempt.monotonic()
+        if attempt.in_vain:
+            self._paces[attempt.job.key] = in_debt(pace, COST_OF_A_COMMIT, now=now)
+        elif attempt.transaction is not None:
+            shared = attempt.shared is not None
+            self._paces[attempt.job.key] = after_run(pace, attempt.quickness, shared=shared, now=now)
+
+    def _new_together(self) -> Together | None:
+        shared = self._desk.storage.shared_transaction(self._wake_to_collect)
+        return None if shared is None else Together(shared, self._desk.clock.monotonic)
+
+    def _look_at_slow_one(self, together: Together) -> None:
+        """Let those who have ended not wait for a handler that takes long, as long as it has not written itself."""
+        if together.waiting and not together.being_cut:
+            together.being_cut = True
+            self._in_background(self._cut(together))
+
+    async def _cut(self, together: Together) -> None:
+        try:
+            await self._bridge.call(together.cut)
+        finally:
+            together.being_cut = False
 
     def _may_begin(self, attempt: Attempt) -> bool:
         """Whether the handler is to be called, and then mark it as begun.
@@ -201,14 +265,17 @@ class Runner:
             attempt.patience = self._timer.call_later(CLEANUP_SECONDS, self._begin_to_abandon, attempt)
 
     def _begin_to_abandon(self, attempt: Attempt) -> None:
-        task = self._loop.create_task(self._abandon(attempt), context=self._blank.copy())
-        self._abandoning.add(task)
-        task.add_done_callback(self._abandoning.discard)
+        self._in_background(self._abandon(attempt))
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work, context=self._blank.copy())
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
 
     async def wait_for_ends(self, attempts: Iterable[Attempt], seconds: float) -> None:
         """Return when every abort that was begun is done and the tasks of these attempts have ended; wait no longer."""
         tasks = [attempt.task for attempt in attempts if attempt.task is not None]
-        if waiting := [*tasks, *self._abandoning]:
+        if waiting := [*tasks, *self._background]:
             await asyncio.wait(waiting, timeout=seconds)
 
     async def _abandon(self, attempt: Attempt) -> None:
@@ -241,12 +308,15 @@ class Runner:
             attempt = self._done.popleft()
             if attempt.handler is None or "db" not in attempt.handler.given:
                 self._threads.ended()
+            else:
+                self._learn_pace(attempt)
             self._take_end(attempt, attempt.happened)
 
     def close(self) -> None:
         """Let the threads end."""
         self._threads.close()
         self._writers.close()
+        self._sharers.close()
 
     def _take_end(self, attempt: Attempt, happened: Happening | None) -> None:
         """Take the first end of an attempt; a later one is only told about. None: nothing is to be written."""

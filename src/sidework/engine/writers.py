@@ -16,7 +16,13 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
+    from sidework.engine.together import Together
+
+    Call = Callable[[Together | None], object]
+    """Made with what its thread's calls commit together; None: each commits for itself."""
+
 MANY = 1_000_000
+NEVER_SLOW = float("inf")
 SLOW = 0.005
 """Seconds after which a call does not count any more: it waits for something else, or is stuck."""
 TOLD_AT_ONCE = 5
@@ -29,25 +35,38 @@ class Writers:
     """Daemon threads and the calls that wait for them. `start` and `close` are called on the event loop."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, monotonic: Callable[[], float], tell: Callable[[], None]
+        self,
+        loop: asyncio.AbstractEventLoop,
+        monotonic: Callable[[], float],
+        tell: Callable[[], None],
+        *,
+        together: Callable[[], Together | None] | None = None,
+        slow: Callable[[Together], object] = bool,
     ) -> None:
-        """tell: called in a thread when ends of calls are to be collected, and on the loop now and then."""
+        """tell: called in a thread when ends of calls are to be collected, and on the loop now and then.
+
+        together: makes what the calls of a thread commit together. Then one thread works at a time: there is no
+        waiting for the disk that another one could make use of. slow: told on the loop, now and then, of a call among
+        these that takes long.
+        """
         self._loop = loop
         self._monotonic = monotonic
         self._tell = tell
         self._mutex = threading.Lock()
-        self._calls: deque[Callable[[], object]] = deque()
+        self._together = together
+        self._tell_slow = slow
+        self._calls: deque[Call] = deque()
         self._parked: list[WritingThread] = []
         self._begun: dict[WritingThread, float] = {}
         self._slow = 0
-        self._useful = MANY
+        self._useful = MANY if together is None else 1
         self._outside = self._locked = 0.0
         self._untold = 0
         self._started = 0
         self._closed = False
         self._watch: asyncio.TimerHandle | None = None
 
-    def start(self, call: Callable[[], object]) -> None:
+    def start(self, call: Call) -> None:
         """Make the call in one of the threads, soon. The call must not raise."""
         with self._mutex:
             self._calls.append(call)
@@ -78,7 +97,19 @@ class Writers:
         for thread in parked:
             thread.take(None)
 
-    def next_call(self, thread: WritingThread) -> Callable[[], object] | None:
+    def call_at_hand(self, thread: WritingThread) -> Call | None:
+        """Return what a thread that is done with its call is to do next, if it is there already.
+
+        If not, the thread stays busy: it commits, and another one would only wait for that.
+        """
+        with self._mutex:
+            self._begun.pop(thread, None)
+            if self._wants_one_more():
+                return self._hand_out(thread)
+            self._begun[thread] = NEVER_SLOW
+            return None
+
+    def next_call(self, thread: WritingThread) -> Call | None:
         """Return what a thread that is done with its call is to do next; None: it is to wait."""
         with self._mutex:
             self._begun.pop(thread, None)
@@ -98,11 +129,14 @@ class Writers:
     def _look_for_slow_calls(self) -> None:
         """Let those that take long keep nobody waiting; now and then, while there are calls."""
         with self._mutex:
-            since = self._monotonic() - SLOW
-            self._slow = sum(begun_at <= since for begun_at in self._begun.values())
+            slow = self._slow_ones(self._monotonic() - SLOW)
+            self._slow = len(slow)
             self._engage()
             waiting = bool(self._calls or self._begun)
         self._watch = self._loop.call_later(SLOW, self._look_for_slow_calls) if waiting else None
+        for thread in slow:
+            if thread.together is not None:
+                self._tell_slow(thread.together)
         self._tell()
 
     # ------------------------------------------------------------------------------------------- with the mutex held
@@ -113,30 +147,40 @@ class Writers:
             thread = self._parked.pop() if self._parked else self._new_thread()
             thread.take(self._hand_out(thread))
 
+    def _slow_ones(self, since: float) -> list[WritingThread]:
+        return [
+            thread
+            for thread, begun_at in self._begun.items()
+            if begun_at <= since and not (thread.together is not None and thread.together.wants_to_write)
+        ]
+
     def _wants_one_more(self) -> bool:
         return bool(self._calls) and len(self._begun) < self._useful + self._slow
 
-    def _hand_out(self, thread: WritingThread) -> Callable[[], object]:
+    def _hand_out(self, thread: WritingThread) -> Call:
         self._begun[thread] = self._monotonic()
         return self._calls.popleft()
 
     def _new_thread(self) -> WritingThread:
         self._started += 1
-        return WritingThread(self, f"sidework-writer-{self._started}")
+        together = None if self._together is None else self._together()
+        return WritingThread(self, together, f"sidework-writer-{self._started}")
 
 
 class WritingThread:
     """One thread: makes the call that it is given, then asks for the next by itself."""
 
-    __slots__ = ("_given", "_writers")
+    __slots__ = ("_given", "_writers", "together")
 
-    def __init__(self, writers: Writers, name: str) -> None:
+    def __init__(self, writers: Writers, together: Together | None, name: str) -> None:
         """Start the thread; it waits."""
         self._writers = writers
-        self._given: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
+        self.together = together
+        """What its calls commit together; None: each commits for itself."""
+        self._given: SimpleQueue[Call | None] = SimpleQueue()
         threading.Thread(target=self._run, name=name, daemon=True).start()
 
-    def take(self, call: Callable[[], object] | None) -> None:
+    def take(self, call: Call | None) -> None:
         """Make this call; None: end."""
         self._given.put(call)
 
@@ -145,7 +189,14 @@ class WritingThread:
             self._make(call)
             del call  # an idle thread must not keep the last job alive
 
-    def _make(self, call: Callable[[], object] | None) -> None:
+    def _make(self, call: Call | None) -> None:
         while call is not None:
-            call()
-            call = self._writers.next_call(self)
+            call(self.together)
+            call = self._next()
+
+    def _next(self) -> Call | None:
+        if self.together is not None:
+            if (call := self._writers.call_at_hand(self)) is not None:
+                return call
+            self.together.finish()
+        return self._writers.next_call(self)

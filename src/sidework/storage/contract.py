@@ -10,7 +10,7 @@ batch never harms the other rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -135,19 +135,57 @@ class JobTransaction(Protocol):
         """Seconds for which the write lock was, or has been until now, held; 0 if it never began."""
 
     def begin(self) -> None:
-        """Begin now. Raises JobLost if the claim no longer holds the job; DatabaseBusy after waiting too long."""
+        """Begin now, and share with nobody: `commit` commits at once.
+
+        Raises JobLost if the claim no longer holds the job; DatabaseBusy after waiting too long.
+        """
 
     def insert(self, jobs: Sequence[NewJob], *, now: datetime) -> list[int]:
         """Insert jobs inside this transaction (which begins if it has not); they exist if and only if it commits."""
 
     def commit(self, outcome: Outcome, *, now: datetime) -> bool:
-        """Write the outcome and commit everything. False: superseded, and all of it rolled back."""
+        """Write the outcome and commit everything. False: superseded, and all of it rolled back.
+
+        True from one that is shared: it will be committed, or all of it rolled back, and `concluded` tells which.
+        """
 
     def abort(self) -> None:
         """Roll back and make the connection unusable. From any thread, at any time, more than once."""
 
     def close(self) -> None:
         """End without an outcome: roll back what is open, give the connection back."""
+
+
+class Concluded(Protocol):
+    """Told by whoever commits a shared transaction, in whatever thread, once for each of its parts."""
+
+    def __call__(self, error: Exception | None, *, at_fault: bool) -> None:
+        """None: the part is durable. An error: nothing of it is kept. at_fault: no other part can be to blame."""
+
+
+class SharedTransaction(Protocol):
+    """One transaction for handlers that follow one another in one thread: each writes a part of it.
+
+    A part is what the handler wrote and the outcome of its job, or nothing of both. A handler that has not written yet
+    has no part in it: what it does happens outside, and it may be committed meanwhile.
+    """
+
+    def transaction(self, claim: Claim, concluded: Concluded) -> JobTransaction:
+        """Open the part of the next handler; the one before must have ended."""
+
+    @property
+    def wants_to_write(self) -> bool:
+        """Whether its thread waits for the write lock."""
+
+    @property
+    def waiting(self) -> int:
+        """How many parts wait to be committed."""
+
+    def finish(self) -> None:
+        """Commit what waits, unless a handler that has written still runs. From any thread. Raises nothing."""
+
+    def cut(self) -> None:
+        """The same, without waiting for long. From any thread."""
 
 
 class AsyncJobTransaction(Protocol):
@@ -259,6 +297,12 @@ class Storage(Protocol):
 
     def transaction(self, claim: Claim) -> JobTransaction:
         """Open the transaction of a sync handler; nothing is begun yet."""
+
+    def shared_transaction(self, told: Callable[[], object] = bool) -> SharedTransaction | None:
+        """Return a transaction for short handlers that follow one another; None: this database gains nothing by it.
+
+        told: called, in whatever thread, when all parts that waited for a commit were told what came of it.
+        """
 
     def async_transaction(self, claim: Claim) -> AsyncJobTransaction:
         """Open the transaction of an async handler; nothing is begun or connected yet."""

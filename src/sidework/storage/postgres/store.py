@@ -283,6 +283,9 @@ class PostgresStorage:
         """Open the transaction of a sync handler."""
         return PostgresJobTransaction(claim, self._workshop)
 
+    def shared_transaction(self, told: Callable[[], object] = bool) -> None:
+        """Nothing: here handlers commit side by side, and the server syncs for many at once."""
+
     def async_transaction(self, claim: Claim) -> PostgresAsyncJobTransaction:
         """Open the transaction of an async handler."""
         return PostgresAsyncJobTransaction(claim, self._workshop)

@@ -49,6 +49,8 @@ class WriteGate:
         self._room_until = 0.0
         self._waited_at = -REMEMBERED_FOR
         self._process: int | None = None
+        self._give_way: Callable[[], bool] | None = None
+        """Of who has the gate now; to be read by its own thread only."""
 
     def write(
         self, act: Callable[[sqlite3.Connection], T], *, patient: bool = False, deadline: float | None = None
@@ -87,18 +89,23 @@ class WriteGate:
         """Return the seconds until then, not below zero."""
         return max(0.0, deadline - self._clock.monotonic())
 
-    def hold(self, *, by_this_thread: bool = True) -> Hold:
+    def hold(
+        self, *, by_this_thread: bool = True, patient: bool = False, give_way: Callable[[], bool] | None = None
+    ) -> Hold:
         """Wait for the gate and keep it until the Hold is released. Raises DatabaseBusy after waiting too long.
 
         by_this_thread: what this thread does until then belongs to whoever holds; False: it may serve others too.
+        patient: as in `write`.
+        give_way: called when this thread comes for the gate itself meanwhile; releases the Hold, or returns False.
         """
         self.refuse_who_would_wait_for_itself()
         deadline = self.deadline()
-        self._come_in(deadline)
+        self._come_in(deadline, patient=patient)
+        self._give_way = give_way
         if not by_this_thread:
             self._turnstile.owner = None
         try:
-            self._line.take(self.left(deadline))
+            self._line.take(self.left(deadline), patient=patient)
         except BaseException:
             self._turnstile.give()
             raise
@@ -157,7 +164,7 @@ class WriteGate:
     def refuse_who_would_wait_for_itself(self) -> None:
         """Raise SideworkError in a thread that holds the gate, and in a forked child."""
         self.refuse_forked_child()
-        if self._turnstile.owner == threading.get_ident():
+        if self._turnstile.owner == threading.get_ident() and not (self._give_way is not None and self._give_way()):
             raise SideworkError(
                 f"this thread holds the write gate of {self._path} and would wait for itself. Inside a transaction "
                 "of a handler pass its connection as db=, so that the job becomes part of it."
@@ -178,12 +185,12 @@ class WriteGate:
         return DatabaseBusy(self.explain_busy())
 
     def _come_in(self, deadline: float, *, patient: bool = False) -> None:
-        if self._turnstile.take_if_free():
-            return
-        if not patient:
-            self._waited_at = self._clock.monotonic()
-        if not self._turnstile.take(self.left(deadline)):
-            raise self.busy()
+        if not self._turnstile.take_if_free():
+            if not patient:
+                self._waited_at = self._clock.monotonic()
+            if not self._turnstile.take(self.left(deadline)):
+                raise self.busy()
+        self._give_way = None
 
     # ------------------------------------------------------------------ the transaction
 

@@ -41,9 +41,14 @@ class Attempt(Protocol):
         """Call, with nobody else on the connection; begin before, if SQLite takes the statement for a write."""
 
     def guarded(self, call: Callable[..., T], *arguments: object) -> T:
-        """Call, with nobody else on the connection."""
+        """Call, with nobody else on the connection, and outside of what others have begun there."""
 
-    def begin(self) -> None: ...
+    def harmless(self, call: Callable[..., T], *arguments: object) -> T:
+        """Call, with nobody else on the connection. For what asks nothing of the database."""
+
+    def join(self) -> None:
+        """Begin, unless it has begun."""
+
     def opened(self) -> GuardedConnection:
         """Return the connection underneath; only within `guarded` and `statement`."""
 
@@ -176,7 +181,7 @@ class OwnedConnection:
     def cursor(self, factory: Any = None) -> OwnedCursor:
         if factory is not None and factory is not sqlite3.Cursor:
             raise TransactionOwned("`db` makes its own cursors: set row_factory instead of passing a cursor factory.")
-        return self._attempt.guarded(self._new_cursor)
+        return self._attempt.harmless(self._new_cursor)
 
     def execute(self, sql: str, parameters: Any = (), /) -> OwnedCursor:
         return self._attempt.statement(sql, self._on_new_cursor, _execute, sql, parameters)
@@ -187,7 +192,7 @@ class OwnedConnection:
     def blobopen(self, *arguments: Any, readonly: bool = False, **options: Any) -> sqlite3.Blob:
         """Open a blob; for writing, unless `readonly`, and then the transaction begins."""
         if not readonly:
-            self._attempt.begin()
+            self._attempt.join()
         return self._attempt.guarded(lambda: self._attempt.opened().blobopen(*arguments, readonly=readonly, **options))
 
     def iterdump(self, **options: Any) -> Iterator[str]:

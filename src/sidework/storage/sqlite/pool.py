@@ -37,10 +37,15 @@ class Kind(Enum):
 
 SQL: Final = load(Path(__file__).with_name("transaction.sql"))
 
+OUR_SAVEPOINT: Final = "sidework_job"
+
 _KINDS_OF_OUR_OWN: Final[dict[object, Kind]] = {
     SQL["begin"]: Kind.REFUSED,
     SQL["commit"]: Kind.REFUSED,
     SQL["roll_back"]: Kind.REFUSED,
+    SQL["mark"]: Kind.REFUSED,
+    SQL["undo"]: Kind.REFUSED,
+    SQL["release"]: Kind.REFUSED,
     SQL["settle_one"]: Kind.WRITE,
 }
 
@@ -138,6 +143,10 @@ class GuardedConnection(sqlite3.Connection):
         """Write one outcome; False: its claim no longer holds the job."""
         return self._run_ours(SQL["settle_one"], _parameters(outcome, now)).rowcount == 1
 
+    def savepoint(self, what: str) -> None:
+        """Carry out `mark`, `undo` or `release`."""
+        self._run_ours(SQL[what])
+
     def end(self, how: str) -> None:
         """Carry out `commit` or `roll_back`."""
         self._run_ours(SQL[how])
@@ -158,7 +167,8 @@ class GuardedConnection(sqlite3.Connection):
         if action == sqlite3.SQLITE_PRAGMA:
             kind = self._kind_of_pragma(first or "", second)
         else:
-            kind = Kind.REFUSED if action in _REFUSED else Kind.WRITE
+            is_ours = action == sqlite3.SQLITE_SAVEPOINT and (second or "").lower() == OUR_SAVEPOINT
+            kind = Kind.REFUSED if action in _REFUSED or is_ours else Kind.WRITE
         if action in _TEMPORARY or database == "temp":
             self.changed = True
         return sqlite3.SQLITE_OK if kind is None or self._allows(kind) else sqlite3.SQLITE_DENY

@@ -34,9 +34,10 @@ from sidework.storage.sqlite.liveness import WorkerLock, is_alive, lock_path, re
 from sidework.storage.sqlite.look import Looking
 from sidework.storage.sqlite.marks import Marks, read_marks
 from sidework.storage.sqlite.pool import ConnectionPool
+from sidework.storage.sqlite.shared import SqliteSharedTransaction
 from sidework.storage.sqlite.steer import Steering
 from sidework.storage.sqlite.surroundings import about_file_system, read
-from sidework.storage.sqlite.transaction import SqliteAsyncJobTransaction, SqliteJobTransaction
+from sidework.storage.sqlite.transaction_async import SqliteAsyncJobTransaction
 from sidework.storage.sqlite.turn import Turning
 from sidework.storage.statements import load
 
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
         RetentionRule,
         WorkerInfo,
     )
+    from sidework.storage.sqlite.transaction import SqliteJobTransaction
 
 T = TypeVar("T")
 
@@ -270,7 +272,11 @@ class SqliteStorage:
 
     def transaction(self, claim: Claim) -> SqliteJobTransaction:
         """Open the transaction of a sync handler."""
-        return SqliteJobTransaction(claim, gate=self._gate, pool=self._pool, callers=self._callers)
+        return self.shared_transaction().transaction(claim)
+
+    def shared_transaction(self, told: Callable[[], object] = bool) -> SqliteSharedTransaction:
+        """Open a transaction for handlers that follow one another in one thread."""
+        return SqliteSharedTransaction(gate=self._gate, pool=self._pool, callers=self._callers, told=told)
 
     def async_transaction(self, claim: Claim) -> SqliteAsyncJobTransaction:
         """Open the transaction of an async handler."""

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import sqlite3
 import threading
 import weakref
-from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 from sidework.clock import SystemClock
-from sidework.errors import DatabaseBusy, DatabaseUnavailable, JobLost, TransactionOwned
+from sidework.errors import DatabaseUnavailable, JobLost, TransactionOwned
 from sidework.storage.sqlite import rows
-from sidework.storage.sqlite.connect import is_busy
 from sidework.storage.sqlite.owned import ADVICE, OwnedConnection
-from sidework.storage.sqlite.owned_async import OwnedAsyncConnection
 from sidework.storage.sqlite.pool import Kind
 
 if TYPE_CHECKING:
@@ -23,10 +19,12 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from sidework.model.job import Claim, NewJob, Outcome
+    from sidework.storage.contract import Concluded
     from sidework.storage.sqlite.callers import Callers
-    from sidework.storage.sqlite.gate import Hold, WriteGate
+    from sidework.storage.sqlite.gate import WriteGate
     from sidework.storage.sqlite.owned import OwnedCursor
-    from sidework.storage.sqlite.pool import ConnectionPool, GuardedConnection
+    from sidework.storage.sqlite.pool import GuardedConnection
+    from sidework.storage.sqlite.shared import SqliteSharedTransaction
 
 T = TypeVar("T")
 
@@ -38,28 +36,35 @@ _PAUSE_BETWEEN_TRIES: Final = 0.005
 class SqliteJobTransaction:
     """The transaction of a sync handler; nothing is opened before it is used.
 
-    One lock lets one thread at a time onto the connection: that of the handler, or that of who ends the attempt. Who
-    ends it while a statement runs leaves the cleaning up to the thread that comes out of that statement, if it does not
-    come out at once.
+    It is the whole of a transaction or a part of one that is shared (`shared.py`). Who ends it from outside while a
+    statement runs leaves the cleaning up to the thread that comes out of that statement, if it does not at once.
     """
 
     def __init__(
-        self, claim: Claim, *, gate: WriteGate, pool: ConnectionPool, callers: Callers, one_thread: bool = True
+        self,
+        claim: Claim,
+        *,
+        shared: SqliteSharedTransaction,
+        gate: WriteGate,
+        callers: Callers,
+        concluded: Concluded | None = None,
     ) -> None:
-        """Remember what it works with. one_thread: the thread that begins is the one that may wait for itself."""
+        """Remember what it works with.
+
+        shared: what it is a part of. concluded: called when that was committed, some time after `commit` has returned
+        True; None: `commit` commits at once.
+        """
         self._claim = claim
+        self._shared = shared
         self._gate = gate
-        self._pool = pool
         self._callers = callers
-        self._one_thread = one_thread
+        self._concluded = concluded
         self._clock = SystemClock()
         self._connection = OwnedConnection(self)
         self._underneath: GuardedConnection | None = None
         self._cursors: list[weakref.ref[OwnedCursor]] = []
         self._few_cursors = _FEW_CURSORS
-        self._lock = threading.RLock()
-        self._depth = 0
-        self._hold: Hold | None = None
+        self._inside = False
         self._waiting = False
         self._ending = threading.Lock()
         self._aborted = False
@@ -78,8 +83,8 @@ class SqliteJobTransaction:
 
     @property
     def begun(self) -> bool:
-        """Whether the write transaction is open."""
-        return self._hold is not None
+        """Whether it has begun to write, and can still be rolled back."""
+        return self._inside
 
     @property
     def used(self) -> bool:
@@ -97,18 +102,24 @@ class SqliteJobTransaction:
         return self._clock.monotonic() - self._began_at if self.begun else self._held_for
 
     def begin(self) -> None:
-        """Begin now, unless it has begun."""
+        """Begin now, unless it has begun, and share with nobody from now on: `commit` is to commit at once."""
+        self._concluded = None
         self.guarded(self._begin_once)
+
+    def join(self) -> None:
+        """Begin now, unless it has begun."""
+        self.harmless(self._begin_once)
 
     def insert(self, jobs: Sequence[NewJob], *, now: datetime) -> list[int]:
         """Insert jobs that exist if and only if this commits."""
-        return self.guarded(self._insert, jobs, now)
+        return self.harmless(self._insert, jobs, now)
 
     def commit(self, outcome: Outcome, *, now: datetime) -> bool:
         """Write the outcome and commit everything. False: superseded, and all of it rolled back.
 
-        What the database refuses is raised after everything was rolled back: sqlite3.Error, TransactionOwned where it
-        had undone the handler's writes before, DatabaseUnavailable where the file was moved, removed or replaced.
+        Where it is shared, that is committed later, and `concluded` is told. What the database refuses is raised after
+        everything was rolled back: sqlite3.Error, TransactionOwned where it had undone the handler's writes before,
+        DatabaseUnavailable where the file was moved, removed or replaced.
         DatabaseBusy leaves the transaction as it was, not begun.
         """
         self._enter()
@@ -128,8 +139,8 @@ class SqliteJobTransaction:
         for _ in range(_TRIES_TO_INTERRUPT):
             self.interrupt()
             # Who waits for its turn to write notices as soon as it has it; there is nothing to interrupt until then.
-            if self._lock.acquire(timeout=0 if self._waiting else _PAUSE_BETWEEN_TRIES):
-                self._depth += 1
+            if self._shared.lock.acquire(timeout=0 if self._waiting else _PAUSE_BETWEEN_TRIES):
+                self._shared.depth += 1
                 self._leave()
                 return
             if self._waiting:
@@ -147,11 +158,16 @@ class SqliteJobTransaction:
 
     def statement(self, sql: object, call: Callable[..., T], *arguments: object) -> T:
         """Run a statement of the handler; begin before, if it is a write."""
-        result: T = self.guarded(self._statement, sql, call, *arguments)
+        result: T = self.harmless(self._statement, sql, call, *arguments)
         return result
 
     def guarded(self, call: Callable[..., T], *arguments: object) -> T:
-        """Run something of the handler with nobody else on the connection."""
+        """Run something of the handler with nobody else on the connection, and apart from what others left there."""
+        result: T = self.harmless(self._apart, call, *arguments)
+        return result
+
+    def harmless(self, call: Callable[..., T], *arguments: object) -> T:
+        """Run something of the handler with nobody else on the connection. What others left there may be open."""
         self._enter()
         try:
             connection = self._usable()
@@ -183,23 +199,28 @@ class SqliteJobTransaction:
     # ------------------------------------------------------------------ one at a time
 
     def _enter(self) -> None:
-        self._lock.acquire()
-        self._depth += 1
+        self._shared.lock.acquire()
+        self._shared.depth += 1
 
     def _leave(self) -> None:
-        self._depth -= 1
+        self._shared.depth -= 1
         try:
-            if self._aborted and self._depth == 0:
+            if self._aborted and self._shared.depth == 0:
                 self._end()
         finally:
-            self._lock.release()
+            self._shared.lock.release()
+
+    def _apart(self, call: Callable[..., T], *arguments: object) -> T:
+        if not self._inside:
+            self._shared.stay_apart()
+        return call(*arguments)
 
     def _usable(self) -> GuardedConnection:
         if self._aborted or self._ended or self._undone is not None:
             raise self._why_unusable()
         self._gate.refuse_forked_child()
         if self._underneath is None:
-            self._underneath = self._pool.take()
+            self._underneath = self._shared.connection()
         return self._underneath
 
     def _why_unusable(self) -> Exception:
@@ -223,37 +244,25 @@ class SqliteJobTransaction:
     # ------------------------------------------------------------------ begin
 
     def _begin_once(self) -> None:
-        if self._hold is None:
+        if not self._inside:
             self._begin(self._usable())
 
     def _begin(self, connection: GuardedConnection, *, fenced: bool = True) -> None:
         for alive in self._cursors:
             if (cursor := alive()) is not None:
                 cursor.keep_rest()
+        arrived_at = self._clock.monotonic()
         self._waiting = True
         try:
-            self._hold = self._begin_to_write(connection)
+            self._shared.join(connection, in_savepoint=self._concluded is not None)
         finally:
             self._waiting = False
         self._began_at = self._clock.monotonic()
+        self._waited_for += self._began_at - arrived_at
+        self._inside = True
         if self._aborted or (fenced and not connection.holds(self._claim.job_id, self._claim.number)):
-            connection.end("roll_back")
-            self._let_go()
+            self._undo(connection)
             raise self._lost()
-
-    def _begin_to_write(self, connection: GuardedConnection) -> Hold:
-        arrived_at = self._clock.monotonic()
-        hold = self._gate.hold(by_this_thread=self._one_thread)
-        self._waited_for += self._clock.monotonic() - arrived_at
-        try:
-            connection.begin(hold.left)
-            hold.begun()
-        except BaseException as error:
-            hold.release()
-            if isinstance(error, sqlite3.Error) and is_busy(error):
-                raise DatabaseBusy(self._gate.explain_busy()) from error
-            raise
-        return hold
 
     def _insert(self, jobs: Sequence[NewJob], now: datetime) -> list[int]:
         self._begin_once()
@@ -267,13 +276,13 @@ class SqliteJobTransaction:
             raise self._undone
         connection = self._usable()
         self._shut_cursors()
-        if self._hold is None:
+        if not self._inside:
             self._begin(connection, fenced=False)
         try:
             settled = connection.settle(outcome, now)
             if settled:
-                connection.place.check()
-                connection.end("commit")
+                self._shared.keep(connection, self._concluded)
+                self._out()
         except sqlite3.Error:
             if self._aborted:
                 return False
@@ -291,28 +300,23 @@ class SqliteJobTransaction:
             if self._gate.in_a_forked_child:
                 return  # connection, transaction and turn are the parent's, and it goes on
             connection, self._underneath = self._underneath, None
+        if connection is None:
+            return
         try:
-            if connection is not None:
-                self._shut_cursors()
-                self._give_back(connection)
+            self._shut_cursors()
+            if self._inside:
+                self._undo(connection)
         finally:
-            self._let_go()
+            connection.changed = connection.changed or self._aborted
+            self._shared.leave(connection)
 
-    def _give_back(self, connection: GuardedConnection) -> None:
-        try:
-            if connection.in_transaction:
-                connection.end("roll_back")
-        except sqlite3.Error:
-            connection.changed = True
-        if self._aborted:
-            connection.changed = True
-        self._pool.give(connection)
+    def _undo(self, connection: GuardedConnection) -> None:
+        self._out()
+        self._shared.undo(connection)
 
-    def _let_go(self) -> None:
-        hold, self._hold = self._hold, None
-        if hold is not None:
-            self._held_for = self._clock.monotonic() - self._began_at
-            hold.release()
+    def _out(self) -> None:
+        self._inside = False
+        self._held_for = self._clock.monotonic() - self._began_at
 
     # ------------------------------------------------------------------ a statement
 
@@ -321,8 +325,11 @@ class SqliteJobTransaction:
         kind = connection.kinds.get(sql)
         if kind is Kind.REFUSED:
             raise TransactionOwned(ADVICE)
-        if kind is Kind.WRITE and self._hold is None:
-            self._begin(connection)
+        if not self._inside:
+            if kind is Kind.WRITE:
+                self._begin(connection)
+            else:
+                self._shared.stay_apart()
         # A statement may run others, in a function or a factory of the handler's.
         of_the_one_around, connection.seen = connection.seen, None
         try:
@@ -341,16 +348,16 @@ class SqliteJobTransaction:
         """Whether SQLite would carry out what it has just refused if the transaction had begun."""
         if connection.seen is Kind.REFUSED:
             raise TransactionOwned(ADVICE) from None
-        return connection.seen is Kind.WRITE and self._hold is None
+        return connection.seen is Kind.WRITE and not self._inside
 
     def _look_after(self, connection: GuardedConnection, error: sqlite3.Error) -> None:
         """Notice what an error has done to the transaction: a full disk or RAISE(ROLLBACK) undoes all of it."""
         if self._aborted:
             raise self._lost() from error
-        if self._hold is not None and not connection.in_transaction:
+        if self._inside and not connection.in_transaction:
             self._undone = error
-            connection.begun = False
-            self._let_go()
+            self._out()
+            self._shared.undone(connection, error)
 
     def _shut_cursors(self) -> None:
         cursors, self._cursors = self._cursors, []
@@ -358,60 +365,3 @@ class SqliteJobTransaction:
             if (cursor := alive()) is not None:
                 with contextlib.suppress(sqlite3.Error):
                     cursor.shut()
-
-
-class SqliteAsyncJobTransaction:
-    """The transaction of an async handler: the same one, used from threads that the pool keeps."""
-
-    def __init__(self, claim: Claim, *, gate: WriteGate, pool: ConnectionPool, callers: Callers) -> None:
-        self._transaction = SqliteJobTransaction(claim, gate=gate, pool=pool, callers=callers, one_thread=False)
-        self._gate = gate
-        self._pool = pool
-        self._connection = OwnedAsyncConnection(self._transaction.connection, self._in_thread)
-
-    @property
-    def connection(self) -> OwnedAsyncConnection:
-        """The handler's `db`."""
-        return self._connection
-
-    @property
-    def begun(self) -> bool:
-        """Whether the write transaction is open."""
-        return self._transaction.begun
-
-    @property
-    def waited_for(self) -> float:
-        """Seconds for which it waited for the write lock."""
-        return self._transaction.waited_for
-
-    @property
-    def held_for(self) -> float:
-        """Seconds for which the write lock was, or has been until now, held."""
-        return self._transaction.held_for
-
-    async def begin(self) -> None:
-        """Begin now, unless it has begun."""
-        await self._in_thread(self._transaction.begin)
-
-    async def insert(self, jobs: Sequence[NewJob], *, now: datetime) -> list[int]:
-        """Insert jobs that exist if and only if this commits."""
-        return await self._in_thread(partial(self._transaction.insert, jobs, now=now))
-
-    async def commit(self, outcome: Outcome, *, now: datetime) -> bool:
-        """Write the outcome and commit everything. False: superseded, and all of it rolled back."""
-        return await self._in_thread(partial(self._transaction.commit, outcome, now=now))
-
-    def abort(self) -> None:
-        """Roll back and cut the handler off. From any thread, at any time, more than once."""
-        self._transaction.abort()
-
-    async def close(self) -> None:
-        """End without an outcome: roll back what is open."""
-        if self._transaction.used:
-            await self._in_thread(self._transaction.close)
-        else:
-            self._transaction.close()
-
-    async def _in_thread(self, act: Callable[[], T]) -> T:
-        self._gate.refuse_forked_child()
-        return await asyncio.get_running_loop().run_in_executor(self._pool.threads, act)

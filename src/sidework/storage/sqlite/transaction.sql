@@ -9,6 +9,16 @@ COMMIT;
 -- :name roll_back
 ROLLBACK;
 
+-- What several handlers write in one transaction, each in its part.
+-- :name mark
+SAVEPOINT sidework_job;
+
+-- :name undo
+ROLLBACK TO sidework_job;
+
+-- :name release
+RELEASE sidework_job;
+
 -- :name fence
 SELECT EXISTS (SELECT 1 FROM background_service_jobs WHERE id = ? AND claims = ? AND status = 'RUNNING');
 
