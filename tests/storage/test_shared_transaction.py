@@ -32,6 +32,11 @@ VIOLATE = "INSERT INTO children VALUES ('nobody''s')"
 """What a constraint refuses at the commit."""
 
 
+def back_up(db: sqlite3.Connection) -> None:
+    with closing(sqlite3.connect(":memory:")) as target:
+        db.backup(target)
+
+
 class Member:
     """One job's handler, and what it is told."""
 
@@ -63,13 +68,16 @@ class Party:
         self.path = path
         self.hand = Hand(store)
         self.shared = store.shared_transaction()
+        self.all: list[Member] = []
 
     def claim(self) -> ClaimedJob:
         put(self.store)
         return self.hand.claim_one()
 
     def members(self, number: int) -> list[Member]:
-        return [Member(self) for _ in range(number)]
+        members = [Member(self) for _ in range(number)]
+        self.all += members
+        return members
 
     def words(self) -> list[str]:
         """Return what others see."""
@@ -112,6 +120,8 @@ def party(path: str) -> Iterator[Party]:
     party = Party(store, path)
     party.warm_up()
     yield party
+    for member in party.all:
+        member.transaction.close()
     party.shared.finish()
     assert store._gate._turnstile.take_if_free(), "the write gate is still held"
     store._gate._turnstile.give()
@@ -216,7 +226,7 @@ def test_a_setting_before_the_first_write_takes_effect(party: Party):
         lambda db: db.create_function("f", 0, lambda: 1),
         lambda db: db.serialize(),
         lambda db: list(db.iterdump()),
-        lambda db: db.backup(sqlite3.connect(":memory:")),
+        back_up,
     ],
     ids=["function", "serialize", "dump", "backup"],
 )
