@@ -386,3 +386,17 @@ def test_a_job_can_be_enqueued_after_whatever_was_done_on_the_connection(storage
 def _fail(connection: psycopg.Connection[Any]) -> None:
     connection.execute("SELECT 1", prepare=True)
     raise ValueError("no status")
+
+
+def test_a_turn_whose_statements_met_a_lock_when_they_were_prepared_is_possible_afterwards(
+    postgres_database: str, crew: Crew, raw: psycopg.Connection[Any]
+) -> None:
+    with closing(open_storage(postgres_database, wait=0.05)) as hasty:
+        hand = crew.hire(hasty)
+        (job_id,) = put(hasty)
+        raw.execute("LOCK TABLE background_service_queues IN ACCESS EXCLUSIVE MODE")  # those prepared before are kept
+        for _ in range(2):
+            with pytest.raises(DatabaseBusy):
+                hand.claim()
+        raw.commit()
+        assert ids(hand.claim()) == [job_id]

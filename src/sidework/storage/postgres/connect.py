@@ -113,13 +113,23 @@ def is_fresh(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any])
     """Whether an idle connection still leads to the server, as far as can be told without asking it."""
     if connection.closed or connection.pgconn.transaction_status != pq.TransactionStatus.IDLE:
         return False
-    return not _has_something_to_say(connection.pgconn.socket)  # to who asked nothing it says farewell, or nearly so
+    # What the server says to who asked nothing is a farewell, or nearly so.
+    return not (_has_something_to_say(connection.pgconn.socket) or _has_said_something(connection))
 
 
 def _has_something_to_say(socket: int) -> bool:
     poll = select.poll()
     poll.register(socket, select.POLLIN)
     return bool(poll.poll(0))
+
+
+def _has_said_something(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> bool:
+    """Whether a word was taken in together with the last answer, and not looked at yet."""
+    words: list[Any] = []
+    connection.add_notice_handler(words.append)
+    connection.pgconn.is_busy()  # looks at it
+    connection.remove_notice_handler(words.append)
+    return bool(words)
 
 
 def translate(error: psycopg.Error, name: str) -> SideworkError:

@@ -18,7 +18,7 @@ from psycopg.adapt import Transformer
 
 from sidework.storage.postgres.binary import array, scalar
 from sidework.storage.postgres.lines import numbered
-from sidework.storage.postgres.wire import converse
+from sidework.storage.postgres.wire import ask, checked, converse, is_well
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -84,13 +84,14 @@ class Volley:
         known = self._known.get(connection)
         if known is None:
             self._session.send(connection, self._settings, {**self._session.settings, "local": False})
-            prepare = connection.pgconn.send_prepare
-            converse(connection, [partial(prepare, name, text) for name, text in _FRAME.items()])
             known = self._known[connection] = set()
-        missing = {each.name: each.text for each in statements if each.name not in known}
+        wanted = {**_FRAME, **{each.name: each.text for each in statements}}
+        missing = {name: text for name, text in wanted.items() if name not in known}
         if missing:
-            converse(connection, [partial(connection.pgconn.send_prepare, *each) for each in missing.items()])
-            known.update(missing)
+            results = ask(connection, [partial(connection.pgconn.send_prepare, *each) for each in missing.items()])
+            # Where one is refused, such as for a lock on its table, those before it are there, and must not come again.
+            known.update(name for name, result in zip(missing, results, strict=True) if is_well(result))
+            checked(results)
 
 
 class _Statement:

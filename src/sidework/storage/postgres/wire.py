@@ -21,6 +21,11 @@ _WELL: Final = (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK)
 
 def converse(connection: Connection[Any], calls: Sequence[Callable[[], None]]) -> list[PGresult]:
     """Send what the calls send in one write, and return their answers. Raises the error that is the first of them."""
+    return checked(ask(connection, calls))
+
+
+def ask(connection: Connection[Any], calls: Sequence[Callable[[], None]]) -> list[PGresult]:
+    """Do the same, and return the answers whatever they say. Raises only where the connection is lost."""
     server = connection.pgconn
     server.enter_pipeline_mode()
     for call in calls:
@@ -28,7 +33,7 @@ def converse(connection: Connection[Any], calls: Sequence[Callable[[], None]]) -
     server.pipeline_sync()
     results: list[PGresult] = connection.wait(answers(server))
     server.exit_pipeline_mode()
-    return checked(results)
+    return results
 
 
 def converse_and_go_on(
@@ -64,9 +69,14 @@ def finish(connection: PatientConnection) -> bool:
 def checked(results: list[PGresult]) -> list[PGresult]:
     """Return answers that are all well. Raises the error that is the first of them."""
     for result in results:
-        if result.status not in _WELL:
+        if not is_well(result):
             raise errors.error_from_result(result)
     return results
+
+
+def is_well(result: PGresult) -> bool:
+    """Whether what was asked for has been done."""
+    return result.status in _WELL
 
 
 def answers(server: PGconn) -> Generator[Wait, Ready | int, list[PGresult]]:
