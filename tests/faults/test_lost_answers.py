@@ -6,6 +6,7 @@ nothing had been.
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import time
 from contextlib import closing, suppress
@@ -141,6 +142,37 @@ def test_an_enqueue_is_done_once_or_not_at_all_and_never_again_by_itself(
             assert len(ids(raw)) == len(before) + many
     figures(f"F14 answers lost, enqueue of {many}{', unique' * unique}: {cuts} cuts, {kept} of them behind the commit")
     assert 0 < kept < cuts
+
+
+def test_an_enqueue_that_rings_in_the_same_write_is_done_once_or_not_at_all_and_the_next_one_goes_on(
+    raw: psycopg.Connection[Any], proxy: Proxy, figures: Callable[[str], None]
+) -> None:
+    """Behind the answer to the job, too, while that to the ring is on its way."""
+    store = PostgresStorage(proxy.url)
+    cuts = kept = silent = 0
+
+    def enqueue() -> list[int]:
+        store._ringer._rung_at = -math.inf
+        return store.insert([job()], now=NOON)
+
+    for place, direction in places(proxy, enqueue):
+        enqueue()
+        before = ids(raw)
+        store._database.read(lambda connection: connection)  # what is owed is taken in: only the next one is cut
+        proxy.cut_after(place, direction)
+        told = is_told(enqueue)
+        broken = store._database.connections._idle
+        silent += not told and bool(broken) and broken[-1].owes_an_answer
+        proxy.heal()
+        found = len(ids(raw)) - len(before)
+        assert found in ((0, 1) if told else (1,))
+        cuts, kept = cuts + told, kept + (told and found == 1)
+        assert enqueue()[0] in ids(raw)
+    assert store._ringer._thread is None
+    store.close()
+    figures(f"F14 answers lost, enqueue of 1 that rings: {cuts} cuts, {kept} behind the commit, {silent} at the ring")
+    assert kept
+    assert silent
 
 
 def test_who_cannot_reach_the_server_is_not_told_that_it_may_have_been_done(proxy: Proxy, store: Storage) -> None:
