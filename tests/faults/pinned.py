@@ -67,7 +67,7 @@ class Load:
         about = NewWorker(keys=frozenset("k"), queues=None, concurrency=AT_ONCE, limits={})
         self._seat = self._storage.join(about, now=self._clock.now())
         self._held: list[Outcome] = []
-        self._want = Want(keys=frozenset("k"), room=AT_ONCE)
+        self._want = Want(keys=frozenset("k"), room=AT_ONCE, rooms={"default": AT_ONCE})  # as a worker does
 
     def work(self, seconds: float) -> list[float]:
         """Work for so long; return the seconds of each turn."""

@@ -77,6 +77,14 @@ def test_each_queue_has_its_own_room(storage: Storage, hand: Hand) -> None:
     assert sorted(each.queue for each in claimed) == ["a", "b", "b", "b"]
 
 
+def test_queues_that_the_worker_has_not_heard_of_are_found_beside_those_that_it_names(
+    storage: Storage, hand: Hand
+) -> None:
+    put(storage, *(job(queue=queue) for queue in ("", "B", "a", "b", "c", "c0", "d", "e", "z")))
+    claimed = hand.claim(1, rooms={"b": 1, "c": 0, "empty": 5}, ahead={"d": 1})
+    assert sorted(each.queue for each in claimed) == ["", "B", "a", "b", "c0", "d", "e", "z"]
+
+
 def test_only_the_queues_that_are_wanted_are_claimed_from(storage: Storage, hand: Hand) -> None:
     put(storage, *(job(queue=queue) for queue in "abcd"))
     assert [each.queue for each in hand.claim(queues=("d", "b", "nothing here"))] == ["b", "d"]

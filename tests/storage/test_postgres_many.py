@@ -77,10 +77,13 @@ def test_workers_at_once_share_the_jobs_and_none_is_held_twice(storage: Storage,
     given = put(storage, *(job(priority=n % 3) for n in range(2000)))
     hands = [crew.hire(storage) for _ in range(4)]
 
+    all_have_begun = threading.Barrier(4)
+
     def work(hand: Hand) -> list[int]:
-        taken: list[int] = []
-        while claimed := hand.claim(50):
-            taken += ids(claimed)
+        taken = ids(hand.claim(50))
+        all_have_begun.wait(30)  # three of them claim 150 at most, and so many are looked at: at least two get some
+        while storage.counts()[JobStatus.PENDING]:
+            taken += ids(hand.claim(50))
         return taken
 
     with ThreadPoolExecutor(4) as pool:

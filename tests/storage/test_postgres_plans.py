@@ -100,6 +100,63 @@ def test_a_claim_reads_each_key_in_the_order_of_its_index(connection: psycopg.Co
     assert "Sort" not in each_key.partition(f"using {READY}")[0]
 
 
+@pytest.mark.parametrize("name", ["settle", "claim", "claim_suspect", "news"])
+def test_where_many_jobs_wait_those_few_are_still_looked_up_one_by_one(
+    connection: psycopg.Connection[Any], name: str
+) -> None:
+    """A claim of ten jobs must not read a table of a million, whatever the planner thinks of an unknown LIMIT."""
+    connection.execute("INSERT INTO background_service_jobs (job_key) SELECT 'k' FROM generate_series(1, 20000)")
+    connection.execute("ANALYZE background_service_jobs")
+    lines = plan(connection, name).splitlines()
+    whole = [
+        line
+        for line, below in zip(lines, [*lines[1:], ""], strict=True)
+        if f"using {KEY}" in line and "Cond" not in below
+    ]
+    assert whole == []
+    assert not [line for line in lines if "Hash Join" in line or "Merge Join" in line]
+
+
 def test_what_is_due_is_read_in_the_order_of_its_index(connection: psycopg.Connection[Any]) -> None:
     text = plan(connection, "cancel_and_promote")
     assert "Sort" not in text.partition("CTE promoted")[2].partition(f"using {DUE}")[0]
+
+
+def steps_of_a_claim(connection: psycopg.Connection[Any], named: list[str]) -> int:
+    """Return how many entries of the ready index are looked up in the table, by a claim of one job, rolled back."""
+    values = {
+        "worker": 1, "now": "2026-01-01T00:00:00Z", "keys": ["k"], "queues": None, "room": 1,
+        "rooms_of": named, "rooms": [1] * len(named), "aheads": [0] * len(named),
+    }  # fmt: skip
+    lines = [
+        line
+        for (line,) in connection.execute(f"EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF) {STATEMENTS['claim']}", values)
+    ]
+    connection.rollback()
+    return sum(int(count) for line in lines for count in re.findall(r"Heap Fetches: (\d+)", line))
+
+
+def test_what_cannot_be_removed_yet_is_stepped_over_once_in_a_queue_that_the_worker_names(
+    postgres_database: str,
+) -> None:
+    """Dead entries stay as long as a transaction of the application does; each claim meets all of them."""
+    dead = 2_000
+    open_storage(postgres_database).migrate()
+    with (
+        closing(psycopg.connect(postgres_database)) as application,
+        closing(psycopg.connect(postgres_database)) as connection,
+    ):
+        connection.execute(
+            "INSERT INTO background_service_workers VALUES "
+            "(1, 'w', '', 1, '', 1, NULL, '[]', now(), now(), now() + interval '1 hour')"
+        )
+        connection.execute(
+            "INSERT INTO background_service_jobs (job_key) SELECT 'k' FROM generate_series(1, %s)", (dead + 500,)
+        )
+        connection.commit()
+        application.execute("SELECT txid_current()")
+        connection.execute("UPDATE background_service_jobs SET status = 'COMPLETED' WHERE id <= %s", (dead,))
+        connection.commit()
+        known, unknown = steps_of_a_claim(connection, ["default"]), steps_of_a_claim(connection, [])
+    assert dead <= known < dead * 1.5
+    assert unknown >= dead * 2, "the control: it looks for the queue, and then for its jobs"

@@ -101,13 +101,36 @@ ORDER BY name FOR UPDATE;
 -- For each queue the best of all its keys, in order; then as many of them as are free are locked and taken. A few more are
 -- looked at than wanted, because another worker may be taking the same ones. Beyond its room a queue gives only
 -- what may be tried again. Whose lease is over gets nothing: it would be taken from it at once.
+-- Each is locked by a statement of its own within, which the planner must not join otherwise: it takes an unknown LIMIT for a
+-- tenth of the table, and would read all jobs for the sake of so many.
+-- A queue that the worker named is not looked for, only what may be before, between and behind those: to find the first
+-- job of a queue is to step over all that was claimed since the oldest transaction began, and the claim does so anyway.
 -- :name claim
 WITH RECURSIVE names (name) AS (
-    SELECT (SELECT queue FROM background_service_jobs WHERE status = 'PENDING' AND crashes = 0 ORDER BY queue LIMIT 1)
+    SELECT CASE
+        WHEN known.first IS NULL THEN (
+            SELECT queue FROM background_service_jobs WHERE status = 'PENDING' AND crashes = 0 ORDER BY queue LIMIT 1)
+        ELSE COALESCE((
+            SELECT queue FROM background_service_jobs
+            WHERE status = 'PENDING' AND crashes = 0 AND queue < known.first ORDER BY queue LIMIT 1), known.first)
+    END
+    FROM (SELECT MIN(name COLLATE "C") FROM unnest(%(rooms_of)s::text[]) AS wanted (name)) AS known (first)
     UNION ALL
-    SELECT (SELECT queue FROM background_service_jobs
+    SELECT CASE
+        WHEN known.next IS NULL THEN (
+            SELECT queue FROM background_service_jobs
             WHERE status = 'PENDING' AND crashes = 0 AND queue > names.name ORDER BY queue LIMIT 1)
-    FROM names WHERE names.name IS NOT NULL
+        ELSE COALESCE((
+            SELECT queue FROM background_service_jobs
+            WHERE status = 'PENDING' AND crashes = 0 AND queue > names.name AND queue < known.next
+            ORDER BY queue LIMIT 1), known.next)
+    END
+    FROM names
+    CROSS JOIN LATERAL (
+        SELECT MIN(wanted.name COLLATE "C") FROM unnest(%(rooms_of)s::text[]) AS wanted (name)
+        WHERE wanted.name COLLATE "C" > names.name
+    ) AS known (next)
+    WHERE names.name IS NOT NULL
 ),
 open AS (
     SELECT names.name,
@@ -145,11 +168,13 @@ taken AS MATERIALIZED (
                 ORDER BY ready.priority DESC, ready.id
                 LIMIT GREATEST(open.room, 0) + open.ahead + 100
             ) AS candidate
-            JOIN background_service_jobs AS job ON job.id = candidate.id
-            WHERE job.status || '' = 'PENDING' AND job.crashes + 0 = 0
+            CROSS JOIN LATERAL (
+                SELECT each.id, each.priority, each.max_attempts FROM background_service_jobs AS each
+                WHERE each.id = candidate.id AND each.status || '' = 'PENDING' AND each.crashes + 0 = 0
+                FOR UPDATE SKIP LOCKED
+            ) AS job
             ORDER BY candidate.priority DESC, candidate.id
             LIMIT GREATEST(open.room, 0) + open.ahead
-            FOR UPDATE OF job SKIP LOCKED
         ) AS locked
     ) AS free
     WHERE free.place <= open.room OR free.max_attempts > 1
