@@ -18,7 +18,7 @@ from tests.storage.crew import NOON, job, put
 from sidework.storage.open import open_storage
 from sidework.storage.postgres.connect import Address
 from sidework.storage.postgres.doorbell import PostgresDoorbell, Ringer
-from sidework.storage.postgres.listening import Listening
+from sidework.storage.postgres.listening import CHANNEL, Listening
 from sidework.storage.postgres.store import PostgresStorage
 
 if TYPE_CHECKING:
@@ -78,16 +78,31 @@ def test_it_rings_while_somebody_waits(bell: Doorbell, other: Storage) -> None:
     assert asyncio.run(wait())
 
 
-def test_many_commits_ring_but_once(bell: Doorbell, other: Storage) -> None:
+def test_what_is_committed_while_a_ring_is_under_way_is_rung_for_once(
+    postgres_database: str, raw: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    under_way, go_on = threading.Event(), threading.Event()
+    connect = Address.connect
+
+    def held_up(self: Address, **options: Any) -> Any:
+        under_way.set()
+        assert go_on.wait(LONG)
+        return connect(self, **options)
+
+    monkeypatch.setattr(Address, "connect", held_up)
+    raw.autocommit = True
+    raw.execute(f"LISTEN {CHANNEL}")
+    ringer = Ringer(Address(postgres_database))
+    ringer.ring()
+    assert under_way.wait(LONG)
     for _ in range(50):
-        put(other)
-    ringer = other._ringer._thread  # type: ignore[attr-defined]
-    other.close()  # sends what was asked for
-    ringer.join(LONG)
-    assert heard(bell)
-    while bell.changed():
-        pass
-    assert not heard(bell, 0.05)
+        ringer.ring()
+    thread = ringer.end()
+    go_on.set()
+    assert thread is not None
+    thread.join(LONG)
+    raw.execute("SELECT 1")  # what was sent until now is here
+    assert len(list(raw.notifies(timeout=0))) == 2
 
 
 def test_it_rings_when_the_callers_transaction_commits_and_only_then(
