@@ -13,6 +13,7 @@ import pytest
 from tests.engine.rig import DEADLINE
 
 from sidework.clock import SystemClock
+from sidework.engine.attempt import Attempt
 from sidework.engine.context import JobContext
 from sidework.engine.events import AbandonedHandlerEnded, HandlerAbandoned, JobEnded
 from sidework.model.job import Reached
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from tests.engine.rig import Rig
 
     from sidework.engine.worker import Worker
+    from sidework.model.lifecycle import Returned
 
 pytestmark = pytest.mark.sqlite
 
@@ -148,6 +150,25 @@ async def test_marks_tell_who_ran_from_who_had_ended_and_was_not_written_yet(pla
         second.may_go.set()
         await play.rig.finish(worker)
         assert read_marks(worker._membership._lock.path) == {}
+
+
+async def test_a_job_counts_as_running_until_its_result_is_encoded(play: Play, monkeypatch: pytest.MonkeyPatch):
+    """What kills the worker there, such as a result that is too big for it, is to be suspected, and nobody else."""
+    jobs = [play.add(), play.add()]
+    encode, seen = Attempt.returned, list[Reached]()
+    async with worker_of(play) as worker:
+        assert isinstance(worker._membership, SqliteMembership)
+        path = worker._membership._lock.path
+
+        def encode_and_look(attempt: Attempt, value: object) -> Returned:
+            seen.append(read_marks(path)[attempt.job.id])
+            return encode(attempt, value)
+
+        monkeypatch.setattr(Attempt, "returned", encode_and_look)
+        await play.rig.turn(worker)
+        await play.rig.finish(worker)
+    assert play.shared == jobs
+    assert seen == [Reached.BEGUN, Reached.BEGUN]
 
 
 async def test_who_raises_undoes_its_own_part_and_is_tried_again(play: Play):

@@ -99,6 +99,13 @@ def test_run_at_must_be_aware_and_becomes_utc() -> None:
         job_options({"run_at": "2026-01-01"})
 
 
+@pytest.mark.parametrize("zone", [UTC, timezone(timedelta(hours=14)), timezone(timedelta(hours=-14))])
+@pytest.mark.parametrize("at", [datetime.min, datetime(1, 1, 2, 3), datetime(9999, 12, 30, 22), datetime.max])  # noqa: DTZ001, DTZ901
+def test_run_at_must_be_a_moment_that_every_time_zone_can_tell(at: datetime, zone: timezone) -> None:
+    with pytest.raises(InvalidHandler, match="must lie between 1-01-03 and 9999-12-29"):
+        job_options({"run_at": at.replace(tzinfo=zone)})
+
+
 def test_delay_and_run_at_exclude_each_other() -> None:
     with pytest.raises(InvalidHandler, match="not both"):
         job_options({"delay": 1, "run_at": datetime(2026, 1, 1, tzinfo=UTC)})

@@ -103,6 +103,8 @@ class Attempt:
     in_vain = False
     """The shared transaction could not be committed."""
     _outcome_kept: Outcome | None = None
+    about_to_wait: Callable[[Attempt], object]
+    """Called, in its thread, when its end is known and is to be kept in a shared transaction."""
     tell_end: Callable[[Attempt], object]
     """Called, in any thread, when what was kept is concluded."""
     returned_at = 0.0
@@ -249,6 +251,8 @@ class Attempt:
     def commit(self, value: object) -> None:
         """Write the outcome and commit the handler's writes with it. Raises JobLost if it no longer holds the job."""
         outcome = self.outcome_of(self.returned(value))
+        if self.shared is not None:
+            self.about_to_wait(self)
         self.committing = True
         try:
             self._outcome_kept = outcome

@@ -138,7 +138,7 @@ class Runner:
     def _write_in_thread(self, attempt: Attempt, together: Together | None) -> None:
         began_at = attempt.monotonic()
         if together is not None:
-            attempt.tell_end = self._done.append
+            attempt.about_to_wait, attempt.tell_end = self._mark_as_ended, self._done.append
             together.take(attempt)
         self._call_in_thread(attempt)
         if (transaction := attempt.transaction) is not None:
@@ -162,8 +162,6 @@ class Runner:
             value = _function_of(handler)(**self._arguments(attempt, handler))
             attempt.finishing = True
             attempt.returned_at = attempt.monotonic()
-            if attempt.shared is not None and not attempt.over:  # kept for a while: should we die then, it is not why
-                self._seat.ended(attempt.job.claim.job_id, written=False)
             happened = _conclude(attempt, value)
             if not attempt.kept:
                 attempt.happened = happened
@@ -192,6 +190,11 @@ class Runner:
         elif attempt.transaction is not None:
             shared = attempt.shared is not None
             self._paces[attempt.job.key] = after_run(pace, attempt.quickness, shared=shared, now=now)
+
+    def _mark_as_ended(self, attempt: Attempt) -> None:
+        """Note that it has ended, its result encoded: should we die while it waits for the commit, it is not why."""
+        if not attempt.over:
+            self._seat.ended(attempt.job.claim.job_id, written=False)
 
     def _new_together(self) -> Together | None:
         shared = self._desk.storage.shared_transaction(self._wake_to_collect)

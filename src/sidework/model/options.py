@@ -20,6 +20,8 @@ MAX_NAME = 200
 MAX_UNIQUE_KEY = 1000
 _INT64 = range(-(2**63), 2**63)
 _LONGEST_SECONDS = timedelta(days=365_000).total_seconds()
+_FIRST_MOMENT, _LAST_MOMENT = datetime(1, 1, 3, tzinfo=UTC), datetime(9999, 12, 29, tzinfo=UTC)
+"""Every time zone can tell what lies between them."""
 
 
 class HandlerOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -167,6 +169,8 @@ def _moment(option: str, value: object) -> datetime:
         raise InvalidHandler(
             f"{option}={value!r} has no time zone; give an aware datetime: datetime.now(UTC) + timedelta(hours=1)"
         )
+    if not _FIRST_MOMENT <= value <= _LAST_MOMENT:
+        raise InvalidHandler(f"{option}={value} must lie between {_FIRST_MOMENT:%Y-%m-%d} and {_LAST_MOMENT:%Y-%m-%d}")
     return value.astimezone(UTC)
 
 

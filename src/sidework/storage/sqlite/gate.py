@@ -164,7 +164,8 @@ class WriteGate:
     def refuse_who_would_wait_for_itself(self) -> None:
         """Raise SideworkError in a thread that holds the gate, and in a forked child."""
         self.refuse_forked_child()
-        if self._turnstile.owner == threading.get_ident() and not (self._give_way is not None and self._give_way()):
+        give_way = self._give_way  # before the owner is known to be us: another one's is not called then
+        if self._turnstile.owner == threading.get_ident() and not (give_way is not None and give_way()):
             raise SideworkError(
                 f"this thread holds the write gate of {self._path} and would wait for itself. Inside a transaction "
                 "of a handler pass its connection as db=, so that the job becomes part of it."
