@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import inspect
+import sys
 import weakref
+from collections import Counter
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
@@ -109,3 +112,65 @@ async def test_a_handler_that_cancels_itself_fails_and_harms_nobody(rig: Rig):
     job_id = rig.add("k")
     assert await run(rig, job_id, rig.add("other")) == [None, "fine"]
     assert rig.status(job_id) == "SCHEDULED"
+
+
+async def test_a_handler_begins_at_once_where_python_can_begin_it(rig: Rig):
+    begun = []
+
+    @rig.handler("k")
+    async def handle():
+        begun.append(asyncio.current_task())
+
+    job_id = rig.add("k")
+    async with rig.working() as worker:
+        await rig.turn(worker)
+        assert len(begun) == (sys.version_info >= (3, 12))
+        await rig.finish(worker)
+    assert asyncio.current_task() not in begun
+    assert rig.status(job_id) == "COMPLETED"
+
+
+async def test_in_one_round_of_the_loop_no_more_handlers_begin_than_may_run_at_once(rig: Rig):
+    depths: list[int] = []
+    rounds, begun = 0, Counter[int]()
+
+    @rig.handler("k")
+    async def handle():
+        begun[rounds] += 1
+        depths.append(len(inspect.stack(0)))
+
+    jobs = [rig.add("k") for _ in range(40)]
+    async with rig.working(concurrency=3) as worker:
+        working = asyncio.ensure_future(rig.finish(worker))
+        while not working.done():
+            rounds += 1
+            await asyncio.sleep(0)
+    assert sum(begun.values()) == len(jobs)
+    assert max(begun.values()) <= 3
+    assert max(depths) - min(depths) < 10  # none runs in the stack of the one before
+
+
+async def test_the_timeout_of_a_handler_counts_from_before_its_first_line(rig: Rig):
+    set_for: list[float] = []
+
+    @rig.handler("k", timeout=60)
+    async def handle():
+        set_for.extend(alarm.seconds for alarm in rig.timer.set)
+
+    await run(rig, rig.add("k"))
+    assert 60 in set_for
+
+
+async def test_an_application_that_makes_its_tasks_by_itself_makes_those_of_handlers_too(rig: Rig):
+    made = []
+
+    def make(loop, coroutine, **more):
+        made.append(task := asyncio.Task(coroutine, loop=loop, **more))
+        return task
+
+    @rig.handler("k")
+    async def handle():
+        return asyncio.current_task() in made
+
+    asyncio.get_running_loop().set_task_factory(make)
+    assert await run(rig, rig.add("k")) == [True]

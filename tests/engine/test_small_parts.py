@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from tests.engine.rig import DEADLINE
 
-from sidework.engine.bridge import MOST_RESTS, SHORTEST_REST, Bridge
+from sidework.engine.bridge import MOST_RESTS, MOST_ROUNDS, SHORTEST_REST, Bridge
 from sidework.engine.events import (
     Announcer,
     DatabaseTrouble,
@@ -147,19 +147,22 @@ async def test_the_bridge_returns_and_raises_what_the_call_does():
     bridge.close()
 
 
-@pytest.mark.parametrize("busy", [True, False])
-async def test_a_busy_loop_rests_once_a_round_while_a_call_is_under_way(monkeypatch: pytest.MonkeyPatch, *, busy: bool):
+@pytest.mark.parametrize(("busy", "long_rounds", "times"), [(True, True, 8), (True, False, 2), (False, True, 0)])
+async def test_a_busy_loop_rests_now_and_then_while_a_call_is_under_way(
+    monkeypatch: pytest.MonkeyPatch, *, busy: bool, long_rounds: bool, times: int
+):
     rests: list[float] = []
     monkeypatch.setattr("sidework.engine.bridge.time.sleep", rests.append)
+    monkeypatch.setattr("sidework.engine.bridge.BETWEEN_RESTS", 0 if long_rounds else DEADLINE)
     bridge, gate = Bridge("test", is_loop_busy=lambda: busy), threading.Event()
     call = asyncio.ensure_future(bridge.call(gate.wait, DEADLINE))
-    for _ in range(3):
+    for _ in range(2 * MOST_ROUNDS):
         await asyncio.sleep(0)  # the loop goes on meanwhile
     so_far = list(rests)
     gate.set()
     assert await call
     bridge.close()
-    assert so_far == [SHORTEST_REST] * (3 if busy else 0)
+    assert so_far == [SHORTEST_REST] * times
 
 
 async def test_a_busy_loop_does_not_rest_for_ever_beside_a_call_that_waits_for_somebody_else(
@@ -167,6 +170,7 @@ async def test_a_busy_loop_does_not_rest_for_ever_beside_a_call_that_waits_for_s
 ):
     rests: list[float] = []
     monkeypatch.setattr("sidework.engine.bridge.time.sleep", rests.append)
+    monkeypatch.setattr("sidework.engine.bridge.BETWEEN_RESTS", 0)
     bridge, gate = Bridge("test", is_loop_busy=lambda: True), threading.Event()
     call = asyncio.ensure_future(bridge.call(gate.wait, DEADLINE))
     for _ in range(MOST_RESTS + 10):

@@ -17,7 +17,11 @@ T = TypeVar("T")
 
 SHORTEST_REST = 1e-6
 """Seconds; the system makes some 50 microseconds of it."""
-MOST_RESTS = 2000
+BETWEEN_RESTS = 0.0003
+"""Seconds of the loop's own work, or one round of it that takes longer: resting at every round it did a tenth less."""
+MOST_ROUNDS = 4
+"""Between two rests: rounds in which nothing is to be done are short, and the interpreter is wanted elsewhere."""
+MOST_RESTS = 300
 """During one call: a tenth of a second at least. What takes longer waits for somebody else's lock, not for us."""
 
 
@@ -55,7 +59,7 @@ class Bridge:
         return answer
 
     async def _make_way(self, call: Call) -> None:
-        """Let go of the interpreter for a moment at each round of the loop, for as long as both need it.
+        """Let go of the interpreter for a moment now and then, for as long as both need it.
 
         The interpreter changes hands after 5 ms, or where a thread blocks. A call to SQLite blocks dozens of times,
         for microseconds, and a loop that runs one handler after the other never does: each time the call would wait
@@ -65,7 +69,7 @@ class Bridge:
             if call.answer.done() or not self._is_loop_busy():
                 return
             time.sleep(SHORTEST_REST)  # noqa: ASYNC251 - the loop is to stand still: that lets the other thread on
-            await asyncio.sleep(0)
+            await _work_on(call)
 
     def close(self) -> None:
         """Let the threads go; calls under way come to their end."""
@@ -112,6 +116,16 @@ class Call:
     def _raise(self, error: BaseException) -> None:
         if not self.answer.done():
             self.answer.set_exception(error)
+
+
+async def _work_on(call: Call) -> None:
+    """Let the loop work until its next rest is due or the call is answered."""
+    clock = asyncio.get_running_loop().time
+    until = clock() + BETWEEN_RESTS
+    for _ in range(MOST_ROUNDS):
+        await asyncio.sleep(0)
+        if call.answer.done() or clock() >= until:
+            return
 
 
 def _serve(calls: SimpleQueue[Call | None]) -> None:

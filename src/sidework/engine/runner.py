@@ -18,6 +18,7 @@ from sidework.engine.events import (
     RaisedAfterEnd,
     logger,
 )
+from sidework.engine.task import begin_task
 from sidework.engine.together import Together
 from sidework.engine.writers import Writers
 from sidework.errors import Discard, InvalidPayload, UnknownJobKey
@@ -77,6 +78,7 @@ class Runner:
         """Of handlers that write through `db` in threads, by key."""
         self._done: deque[Attempt] = deque()
         self._collecting = False
+        self._over_at_once: list[Attempt] = []
         self._background: set[asyncio.Task[None]] = set()
 
     # ------------------------------------------------------------------------------------------------ beginning
@@ -86,8 +88,13 @@ class Runner:
         handler = self._handlers.get(job.key)
         attempt = Attempt(job, handler, self._desk)
         attempt.announce_routine(JobStarted)
+        if handler is not None and (timeout := handler.timeout_of(job)) is not None:
+            attempt.timeout = timeout
+            attempt.alarm = self._timer.call_later(timeout, self.stop, attempt, Stop.TIMEOUT)
         if handler is None or handler.runs_on_loop(job):
-            attempt.task = self._loop.create_task(self._run_on_loop(attempt), context=self._blank.copy())
+            task = begin_task(self._run_on_loop(attempt), self._loop, self._blank.copy())
+            if not task.done():
+                attempt.task = task
         else:
             attempt.in_thread = attempt.began = True
             if "db" in handler.given:
@@ -96,9 +103,6 @@ class Runner:
                 writers.start(lambda together: context.run(self._write_in_thread, attempt, together))
             else:
                 self._threads.start(partial(self._blank.copy().run, self._run_in_thread, attempt))
-        if handler is not None and (timeout := handler.timeout_of(job)) is not None:
-            attempt.timeout = timeout
-            attempt.alarm = self._timer.call_later(timeout, self.stop, attempt, Stop.TIMEOUT)
         return attempt
 
     def unstarted(self, job: ClaimedJob) -> Attempt:
@@ -127,6 +131,9 @@ class Runner:
             attempt.finishing = True
             await _roll_back_async(attempt)
             happened = _what_it_means(attempt, error)
+        if attempt.task is None:
+            self._take_end_soon(attempt, happened)
+            return
         self._take_end(attempt, happened)
         attempt.task = None  # whose context holds the attempt: a ring that only the garbage collector would undo
 
@@ -313,6 +320,23 @@ class Runner:
                 self._threads.ended()
             else:
                 self._learn_pace(attempt)
+            self._take_end(attempt, attempt.happened)
+
+    def _take_end_soon(self, attempt: Attempt, happened: Happening | None) -> None:
+        """Take the end of an attempt that was over before `start` came back, in the next round of the loop.
+
+        Its place is free only then: no handler is begun within the stack of another one, and in one round no more
+        than may run at once.
+        """
+        attempt.finishing = True
+        attempt.happened = happened
+        if not self._over_at_once:
+            self._loop.call_soon(self._take_ends)
+        self._over_at_once.append(attempt)
+
+    def _take_ends(self) -> None:
+        over, self._over_at_once = self._over_at_once, []
+        for attempt in over:
             self._take_end(attempt, attempt.happened)
 
     def close(self) -> None:
