@@ -46,8 +46,6 @@ FOUNDERS: Final = 6
 LONG_PATIENCE: Final = 5.0
 AT_POINTS, INSIDE_A_JOB = 0.35, 0.55
 """Shares of the victims; the rest is killed at random."""
-MANY, FEW = 100, 2
-"""Jobs that a worker runs at once. Who is to end at a point has so little room as those had who found the points."""
 IN_COMPANY = 0.3
 """Of all victims, at most so many are hit while jobs wait for a commit that they share."""
 LONGEST_DRAIN: Final = 60.0
@@ -95,11 +93,6 @@ class Child:
     point: str | None = None
     """Where it is to end itself."""
     killed_at: float | None = None
-
-
-def _room(jobs: int) -> dict[str, int]:
-    """Return how many jobs of each queue a worker runs at once."""
-    return {"default": jobs, LIMITED: LIMIT}
 
 
 class Campaign:
@@ -158,7 +151,7 @@ class Campaign:
         def be() -> None:
             walker = Walker(self._slots, 0)
             walker.watch()
-            workload = self._workload(folder, log, enter=walker.enter, seed=1, queues=_room(FEW))
+            workload = self._workload(folder, log, enter=walker.enter, seed=1)
             workload.prepare()
             signal.signal(signal.SIGALRM, lambda *_: self._write_census(found, walker))
             signal.setitimer(signal.ITIMER_REAL, 0.5)
@@ -240,10 +233,7 @@ class Campaign:
                 walker.choose(point, self._numbers.index(point), passing)
             walker.watch()
             dwell = 0.0005 if role == SURVIVOR else DWELL
-            workload = self._workload(
-                folder, log, enter=walker.enter, dwell=dwell, apart=self._apart, seed=seed,
-                queues=_room(MANY if point is None else FEW),
-            )  # fmt: skip
+            workload = self._workload(folder, log, enter=walker.enter, dwell=dwell, apart=self._apart, seed=seed)
             workload.prepare()
             take_all_for_quick()
             workload.place_orders() if role == ENQUEUER else workload.work()

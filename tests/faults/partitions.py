@@ -112,7 +112,7 @@ class Campaign:
         self._hosts.enter(host)
         milliseconds = int(self._chosen.lease / 3 * 1000)
         url = f"{self._hosts.url(host)}?connect_timeout=2&tcp_user_timeout={milliseconds}"
-        workload = PostgresWorkload(url, self._log, queues={"default": 1000, LIMITED: LIMIT}, **options)  # type: ignore[arg-type]
+        workload = PostgresWorkload(url, self._log, **options)  # type: ignore[arg-type]
         if self._chosen.without_fence:
             take_the_fence_away(workload.service)
         return workload

@@ -39,6 +39,11 @@ SCHEMA = (
     "CREATE OR REPLACE VIEW totals AS SELECT sum(n) AS n FROM totals_of",
 )
 LIMITED, LIMIT = "limited", 3
+LIMITS = (
+    f"INSERT INTO background_service_queues (name, running_limit) VALUES ('{LIMITED}', {LIMIT}) "
+    "ON CONFLICT (name) DO UPDATE SET running_limit = excluded.running_limit"
+)
+"""By hand and not by `queues=`, which would limit the other queues as well: of those, jobs are taken in advance."""
 MOST_WAITING = 40
 _TOTAL = "INSERT INTO totals_of VALUES (%s, 1) ON CONFLICT (id) DO UPDATE SET n = totals_of.n + 1"
 _REAL_LEASE = 60.0
@@ -117,7 +122,7 @@ class PostgresWorkload:
         self.service.migrate()
         with closing(psycopg.connect(self.url, autocommit=True)) as connection:
             connection.execute("SELECT pg_advisory_lock(1)")  # of two who create what is missing, one would fail
-            for statement in SCHEMA:
+            for statement in (*SCHEMA, LIMITS):
                 connection.execute(statement)
 
     # ------------------------------------------------------------------------------------------------- handlers

@@ -37,6 +37,11 @@ SCHEMA = (
 SHORT_DWELL = 0.0005
 """Seconds between first write and end of those that share a commit."""
 LIMITED, LIMIT = "limited", 2
+LIMITS = (
+    f"INSERT INTO background_service_queues (name, running_limit) VALUES ('{LIMITED}', {LIMIT}) "
+    "ON CONFLICT (name) DO UPDATE SET running_limit = excluded.running_limit"
+)
+"""By hand and not by `queues=`, which would limit the other queues as well: of those, jobs are taken in advance."""
 KEYS = ("settle", "settle_quickly", "settle_in_block", "settle_async", "outside")
 OFTEN = (*KEYS, "settle", *["settle_quickly"] * 6)
 """As often as it takes to let some of them share."""
@@ -97,7 +102,7 @@ class Workload:
         self.service.migrate()
         connection = connect(self.path)
         connection.execute("BEGIN IMMEDIATE")
-        for statement in SCHEMA:
+        for statement in (*SCHEMA, LIMITS):
             connection.execute(statement)
         connection.execute("COMMIT")
         connection.close()
