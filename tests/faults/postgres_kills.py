@@ -21,8 +21,7 @@ from psycopg._connection_base import BaseConnection
 from tests.faults import kills
 from tests.faults.audit import audit_postgres
 from tests.faults.observed import SPY
-from tests.faults.postgres_workload import PostgresWorkload
-from tests.faults.workload import LIMIT, LIMITED
+from tests.faults.postgres_workload import LIMIT, LIMITED, PostgresWorkload
 from tests.postgres_server import Server
 
 from sidework.storage.postgres.lines import _Psycopg

@@ -225,20 +225,33 @@ def test_suspects_that_this_worker_does_not_know_are_none_of_its_business(
 
 
 def test_a_suspect_does_not_break_the_limit_of_its_queue(storage: Storage, crew: Crew) -> None:
-    hand = crew.hire(storage, limits={"slow": 1})
-    put(storage, job(queue="slow"), job(queue="slow", priority=-1))
+    hand, other = crew.hire(storage, limits={"slow": 1}), crew.hire(storage, keys={"other"})
+    put(storage, job(queue="slow"), job("other", queue="slow"))
     hand.settle(died(hand.claim_one()))
-    plain = hand.claim_one()
+    of_the_other = other.claim_one()  # it does not know the suspect
     assert hand.claim(suspect=True) == []
-    hand.settle(ended(plain))
+    other.settle(ended(of_the_other))
     assert len(hand.claim(suspect=True)) == 1
 
 
+def test_a_place_of_a_limited_queue_is_kept_for_a_suspect(storage: Storage, crew: Crew) -> None:
+    """Else the others, who need not be alone for it, would always be quicker, and it would never run."""
+    hand, other = crew.hire(storage, limits={"slow": 2}), crew.hire(storage)
+    suspect, *_ = put(storage, *(job(queue="slow") for _ in range(5)))
+    dead, plain = hand.claim(2)
+    hand.settle(died(dead))
+    assert other.claim() == []
+    hand.settle(ended(plain))
+    assert len(other.claim()) == 1
+    assert ids(hand.claim(suspect=True)) == [suspect]
+
+
 def test_a_suspect_is_told_to_the_worker_that_makes_room_for_it_by_becoming_empty(storage: Storage, crew: Crew) -> None:
-    hand, other = crew.hire(storage, limits={"slow": 1}), crew.hire(storage)
-    put(storage, job(queue="slow"), job(queue="slow", priority=-1))
-    hand.settle(died(hand.claim_one()))
-    hand.claim_one()
+    hand = crew.hire(storage, limits={"slow": 2})
+    put(storage, job(queue="slow"), job(queue="slow"))
+    dead, _ = hand.claim(2)
+    other = crew.hire(storage, limits={"slow": 1})
+    hand.settle(died(dead))
     assert hand.turn(room=1).suspects
     assert not other.turn(room=1).suspects
 

@@ -27,7 +27,7 @@ RUNNING = "background_service_jobs_running"
 INDEXES_USED = {
     "settle": {KEY},
     "cancel_and_promote": {DUE, KEY},
-    "claim": {READY, KEY, RUNNING},
+    "claim": {READY, KEY, RUNNING, SUSPECTS},
     "claim_suspect": {SUSPECTS, KEY, RUNNING},
     "news": {DUE, SUSPECTS, RUNNING, KEY},
     "holders": {RUNNING},

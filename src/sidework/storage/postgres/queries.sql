@@ -100,7 +100,8 @@ ORDER BY name FOR UPDATE;
 
 -- For each queue the best of all its keys, in order; then as many of them as are free are locked and taken. A few more are
 -- looked at than wanted, because another worker may be taking the same ones. Beyond its room a queue gives only
--- what may be tried again. Whose lease is over gets nothing: it would be taken from it at once.
+-- what may be tried again. A place of a limited queue is kept for a suspect that the worker could run: others would always
+-- be quicker. Whose lease is over gets nothing: it would be taken from it at once.
 -- Each is locked by a statement of its own within, which the planner must not join otherwise: it takes an unknown LIMIT for a
 -- tenth of the table, and would read all jobs for the sake of so many.
 -- A queue that the worker named is not looked for, only what may be before, between and behind those: to find the first
@@ -137,7 +138,11 @@ open AS (
            CASE WHEN setting.running_limit IS NULL THEN COALESCE(wanted.room, %(room)s::bigint)
                 ELSE LEAST(COALESCE(wanted.room, %(room)s::bigint), setting.running_limit - (
                     SELECT COUNT(*) FROM background_service_jobs AS running
-                    WHERE running.status = 'RUNNING' AND running.queue = names.name))
+                    WHERE running.status = 'RUNNING' AND running.queue = names.name) - (
+                    SELECT COUNT(*) FROM (
+                        SELECT 1 FROM background_service_jobs AS suspect
+                        WHERE suspect.status = 'PENDING' AND suspect.crashes > 0 AND suspect.queue = names.name
+                          AND suspect.job_key = ANY (%(keys)s::text[]) LIMIT 1) AS one))
            END AS room,
            CASE WHEN setting.running_limit IS NULL THEN COALESCE(wanted.ahead, 0) ELSE 0 END AS ahead
     FROM names

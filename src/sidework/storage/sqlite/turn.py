@@ -170,13 +170,17 @@ class Turning:
     def _rooms(
         self, connection: sqlite3.Connection, queues: Sequence[rows.OpenQueue], want: Want
     ) -> Iterator[tuple[rows.OpenQueue, int, int]]:
-        """Yield each queue that may be claimed from, with its room and how many more may be taken in advance."""
+        """Yield each queue that may be claimed from, with its room and how many more may be taken in advance.
+
+        A place of a limited queue is kept for a suspect that this worker could run: others would always be quicker.
+        """
         if not want.keys:
             return
         for queue in queues:
             room, ahead = max(want.rooms.get(queue.name, want.room), 0), want.ahead.get(queue.name, 0)
             if queue.limit is not None:
-                room, ahead = min(room, queue.limit - self._running(connection, queue.name)), 0
+                kept = queue.suspects and self._one(connection, "has_suspect", queue=queue.name, keys=_keys(want))
+                room, ahead = min(room, queue.limit - self._running(connection, queue.name) - bool(kept)), 0
             if queue.ready and (room > 0 or ahead > 0):
                 yield queue, room, ahead
 
