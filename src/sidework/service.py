@@ -380,12 +380,18 @@ class BackgroundService:
         while True:
             try:
                 return await worker.run(ready=ready, until_idle=until_idle)
-            except WorkerLost as error:
-                if not error.may_rejoin or self._stop_asked is not None:
+            except (WorkerLost, DatabaseUnavailable) as error:
+                if not self._may_take_another_seat(error):
                     raise
                 lost = error
             ready = _nobody_waits
             worker = await self._take_another_seat(lost)
+
+    def _may_take_another_seat(self, error: WorkerLost | DatabaseUnavailable) -> bool:
+        """A line that is cut while a seat is taken ends nobody who had one before; at the first, it is told at once."""
+        if self._stop_asked is not None:
+            return False
+        return error.may_rejoin if isinstance(error, WorkerLost) else self._takes_jobs
 
     async def _take_another_seat(self, lost: Exception) -> Worker:
         """Make a new worker once the database can be used again."""

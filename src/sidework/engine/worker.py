@@ -146,6 +146,14 @@ class Worker:
     async def join(self) -> None:
         """Take a seat, and free the jobs of the dead before anything is claimed."""
         self._event_loop = asyncio.get_running_loop()
+        try:
+            await self._take_a_seat()
+        except BaseException:
+            self._close_bridges()
+            raise
+        self._announce(WorkerJoined(worker=self._membership.worker))
+
+    async def _take_a_seat(self) -> None:
         worker = NewWorker(keys=self._keys(), queues=self._queues, concurrency=self._concurrency, limits=self._limits)
         self._membership = await self._bridge.call(self._storage.join, worker, now=self._clock.now())
         self._runner = self._make_runner()
@@ -155,7 +163,6 @@ class Worker:
         except BaseException:
             await self._give_up_the_seat()
             raise
-        self._announce(WorkerJoined(worker=self._membership.worker))
 
     async def leave(self) -> bool:
         """Give the seat up; return whether all that was begun was finished.
@@ -169,8 +176,7 @@ class Worker:
         else:
             await self._give_up_the_seat()
         self._runner.close()
-        self._bridge.close()
-        self._side_bridge.close()
+        self._close_bridges()
         given_back, unwritten = self._ledger.given_back, self._bench.unwritten
         self._announce(
             WorkerStopped(worker=self._membership.worker, given_back=given_back, stuck=stuck, unwritten=unwritten)
@@ -483,6 +489,10 @@ class Worker:
         attempt.outcome = attempt.outcome_of(attempt.stopped())
         self._bench.end(attempt)
         self._suspicion.ended(job)
+
+    def _close_bridges(self) -> None:
+        self._bridge.close()
+        self._side_bridge.close()
 
     async def _give_up_the_seat(self) -> None:
         try:
