@@ -55,8 +55,8 @@ def test_django(tmp_path: Path) -> None:
     save("Django", tmp_path)
     run(tmp_path, "manage.py", "makemigrations", "shop")
     run(tmp_path, "manage.py", "migrate")
-    run(tmp_path, "-m", "sidework.cli", "migrate", "--app", "worker")
+    run(tmp_path, "-m", "sidework", "migrate", "--app", "worker")
     assert run(tmp_path, "-c", CLIENT["Django"]) == "{'order': 1, 'job': 1}"
-    run(tmp_path, "-m", "sidework.cli", "run", "worker", "--until-idle")
+    run(tmp_path, "-m", "sidework", "run", "worker", "--until-idle")
     assert run(tmp_path, "-c", MAILED) == "[(1, True)]"
     assert run(tmp_path, "-c", COMPLETED) == "COMPLETED"

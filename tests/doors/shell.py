@@ -104,7 +104,7 @@ class Shell:
 
     @staticmethod
     def command(words: tuple[object, ...]) -> list[str]:
-        return [sys.executable, "-m", "sidework.cli", *map(str, words)]
+        return [sys.executable, "-m", "sidework", *map(str, words)]
 
     @staticmethod
     def environment(more: Mapping[str, str]) -> dict[str, str]:

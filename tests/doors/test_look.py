@@ -189,3 +189,7 @@ def test_every_flag_has_a_twin_in_the_environment(shell: Shell, seven: Backgroun
 def test_version_names_all_three(shell: Shell) -> None:
     assert sorted(shell.json("version")) == ["python", "sidework", "sqlite"]
     assert sqlite3.sqlite_version in shell.out("version")
+
+
+def test_the_version_is_also_an_option(shell: Shell) -> None:
+    assert shell.out("--version") == f"sidework {shell.json('version')['sidework']}"

@@ -33,13 +33,14 @@ COMMANDS = {
 
 def build() -> Group:
     """Return the command with all its subcommands."""
-    return Group(
+    group = Group(
         name="sidework",
         help="Background jobs that live in the application's own database.",
         headings=COMMANDS,
         no_args_is_help=True,
         context_settings={"auto_envvar_prefix": "SIDEWORK", "help_option_names": ["-h", "--help"]},
     )
+    return click.version_option(package_name="sidework", message="%(prog)s %(version)s")(group)
 
 
 def run_command_line() -> None:

@@ -153,4 +153,4 @@ def _end_at(lifeline: int) -> None:
 
 def command_again(arguments: Sequence[str]) -> list[str]:
     """Return the command line of a `sidework` process of this interpreter."""
-    return [sys.executable, "-m", "sidework.cli", *arguments]
+    return [sys.executable, "-m", "sidework", *arguments]

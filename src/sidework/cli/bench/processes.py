@@ -59,7 +59,7 @@ class Process:
 def running_service(database: str | Path) -> Iterator[Process]:
     """Run `sidework run` on a database, from when it takes jobs."""
     process = Process(
-        "-m", "sidework.cli", "run", "sidework.cli.bench.app:service", SIDEWORK_BENCH_DATABASE=str(database)
+        "-m", "sidework", "run", "sidework.cli.bench.app:service", SIDEWORK_BENCH_DATABASE=str(database)
     )
     try:
         process.hear("  wake-up")

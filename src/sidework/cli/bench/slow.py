@@ -19,7 +19,7 @@ def run_again(words: Sequence[str], *, milliseconds: float) -> int:
     with TemporaryDirectory(prefix="sidework-bench-") as folder:
         library = _compile(Path(folder))
         env = {**os.environ, "LD_PRELOAD": str(library), "SIDEWORK_BENCH_SYNC_MS": str(milliseconds)}
-        return subprocess.run([sys.executable, "-m", "sidework.cli", *words], env=env, check=False).returncode
+        return subprocess.run([sys.executable, "-m", "sidework", *words], env=env, check=False).returncode
 
 
 def _compile(folder: Path) -> Path:

@@ -64,7 +64,7 @@ def _bare_python() -> float:
 
 
 def _help() -> None:
-    _python("-m", "sidework.cli", "--help")
+    _python("-m", "sidework", "--help")
 
 
 def _heavy_modules_of_help() -> float:
