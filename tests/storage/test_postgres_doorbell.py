@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import subprocess
 import sys
 import threading
@@ -293,7 +292,6 @@ def test_the_ringer_of_a_forgotten_storage_ends_and_closes_its_connection(
     thread = store._ringer._thread
     assert thread is not None
     del store
-    gc.collect()
     thread.join(LONG)
     assert not thread.is_alive()
     assert [connection.closed for connection in opened] == [True]

@@ -58,9 +58,7 @@ class Process:
 @contextmanager
 def running_service(database: str | Path) -> Iterator[Process]:
     """Run `sidework run` on a database, from when it takes jobs."""
-    process = Process(
-        "-m", "sidework", "run", "sidework.cli.bench.app:service", SIDEWORK_BENCH_DATABASE=str(database)
-    )
+    process = Process("-m", "sidework", "run", "sidework.cli.bench.app:service", SIDEWORK_BENCH_DATABASE=str(database))
     try:
         process.hear("  wake-up")
         yield process

@@ -6,7 +6,7 @@ import os
 import secrets
 import socket
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import version
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -91,7 +91,6 @@ class PostgresStorage:
         self._listens_at = None if listen_url is None else Address(listen_url)
         self._durability = durability
         self._notify = notify
-        self._identity: str | None = None
         self._session = Session(
             load(files("sidework.storage.postgres") / "queries.sql"), durability=durability, wait=wait
         )
@@ -106,7 +105,10 @@ class PostgresStorage:
         self._looking = Looking(self._session, self._here)
         self._steering = Steering(self._session)
         self._ringer = Ringer(self._address)
-        self._callers = Callers(self.name, identity=self._read_identity, rings=notify)
+        self._ring = self._ringer.ring if notify else _stay_quiet
+        # No part refers back to the whole: who forgets a storage frees it there and then, and `__del__` closes its
+        # connections before anybody else finds them open.
+        self._callers = Callers(self.name, identity=_identity_of(self._database, self._session), rings=notify)
         self._for_handlers = Connections(self._address)
         self._workshop = Workshop(self._for_handlers, self._callers, name=self.name, committed=self._ring)
 
@@ -190,11 +192,6 @@ class PostgresStorage:
     async def acomplete_with(self, connection: object, outcome: Outcome, *, now: datetime) -> bool:
         """Do the same on a connection that may have to be awaited."""
         return await self._callers.acomplete(connection, outcome, now=now)
-
-    def _read_identity(self) -> str:
-        if self._identity is None:
-            self._identity = str(self._database.read(partial(self._session.one, statement="identity")))
-        return self._identity
 
     # ---------------------------------------------------------------------------------------------------- work
 
@@ -358,10 +355,6 @@ class PostgresStorage:
         """Return a new doorbell."""
         return PostgresDoorbell(self._address, listen=self._notify, listens_at=self._listens_at)
 
-    def _ring(self) -> None:
-        if self._notify:
-            self._ringer.ring()
-
     def idle(self, keys: frozenset[str], queues: tuple[str, ...] | None, *, now: datetime) -> bool:
         """Whether no job of these keys is ready, due or running."""
         everything = Want(keys=keys, queues=queues, room=1)
@@ -456,6 +449,15 @@ class PostgresStorage:
         changed = self._at_leisure.write(act, again=again)
         self._ring()
         return changed
+
+
+def _identity_of(database: Database, session: Session) -> Callable[[], str]:
+    """Return what reads, once, which database this is."""
+    return cache(lambda: str(database.read(partial(session.one, statement="identity"))))
+
+
+def _stay_quiet() -> None:
+    """Ring nobody."""
 
 
 def _json(value: object) -> str:

@@ -95,6 +95,10 @@ class SqliteStorage:
         sql = load(files("sidework.storage.sqlite") / "queries.sql")
         self._sql = sql
         self._turning = Turning(sql)
+        # No part refers back to the whole: who forgets a storage frees it there and then, and `__del__` closes its
+        # connections before anybody else finds them open.
+        self._worker_is_alive = partial(_worker_is_alive, self._path)
+        self._connect = partial(connect, self._path, durability=self._durability, wait=wait)
         self._looking = Looking(sql, self._worker_is_alive)
         self._steering = Steering(sql)
         self._callers = Callers(self._path, durability=durability)
@@ -347,9 +351,6 @@ class SqliteStorage:
         names = connection.execute(self._sql["worker_names"]).fetchall()
         return [(worker, name) for worker, name in names if worker not in holders and not self._worker_is_alive(name)]
 
-    def _worker_is_alive(self, name: str) -> bool:
-        return is_alive(lock_path(self._path, name))
-
     def doorbell(self) -> SqliteDoorbell:
         """Return a new doorbell."""
         return SqliteDoorbell(self._path, durability=self._durability, wait=self._wait)
@@ -444,9 +445,6 @@ class SqliteStorage:
 
     # ------------------------------------------------------------------------------------------------ connections
 
-    def _connect(self) -> sqlite3.Connection:
-        return connect(self._path, durability=self._durability, wait=self._wait)
-
     def _write(self, act: Callable[[sqlite3.Connection], T], *, patient: bool = False) -> T:
         try:
             return self._through_the_gate(act, patient=patient)
@@ -527,6 +525,10 @@ class SqliteMembership:
             self._storage.leave(self._worker)
         finally:
             self._lock.release()
+
+
+def _worker_is_alive(path: str, name: str) -> bool:
+    return is_alive(lock_path(path, name))
 
 
 def _blames_a_row(error: sqlite3.Error) -> bool:
